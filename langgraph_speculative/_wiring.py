@@ -1,0 +1,96 @@
+"""Which node gets which Speculator, what is refused, and why nothing may come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from langgraph_speculative import _compat, _nodes, _rewrite
+from langgraph_speculative._compat import CompiledStateGraph
+from langgraph_speculative._rewrite import NOBODY, Rewritten
+from langgraph_speculative.effects import Effect, skeleton_of
+from langgraph_speculative.errors import SpeculationError
+from langgraph_speculative.speculators._draft import Draft
+from langgraph_speculative.speculators._protocol import Speculator, known_names
+
+
+def check_graph(graph: Any) -> None:
+    if hasattr(graph, "_speculation"):
+        raise SpeculationError("the graph is speculative already: wrap the original with all options at once.")
+    if isinstance(graph, CompiledStateGraph):
+        return
+    if isinstance(graph, _compat.Pregel):
+        raise SpeculationError(
+            f"{graph.name!r} is an @entrypoint (functional API) or hand-built Pregel graph, which has no nodes to "
+            "speculate on: write the workflow as a StateGraph and compile it."
+        )
+    if hasattr(graph, "compile"):
+        raise SpeculationError(f"a {type(graph).__name__} is not compiled yet: pass graph.compile(...).")
+    raise SpeculationError(
+        f"expected a compiled graph (StateGraph(...).compile(), create_agent(...)), got {type(graph).__name__!r}."
+    )
+
+
+def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: Any) -> None:
+    """Give each node its Speculator, and find out which of them could gain anything."""
+    infos = list(rewritten.all_infos())
+    for name, speculator in speculators.items():
+        own = rewritten.infos.get(name)
+        # A name that may be several nodes has been refused.
+        info = own or next(i for i in infos if name in (i.label, i.name))
+        info.speculator = speculator
+    if draft is not None:
+        _assign_draft(rewritten, draft)
+    _mark_useful(rewritten.infos, ends=False)
+
+
+def _mark_useful(infos: Mapping[str, _nodes.NodeInfo], *, ends: bool) -> None:
+    """Mark the nodes of a graph, those of the graphs in it before."""
+    for info in infos.values():
+        if info.inner:
+            behind = ends or info.successors is None or any(s in infos for s in info.successors)
+            _mark_useful({i.name: i for i in info.inner}, ends=behind)
+    _nodes.mark_useful(infos, ends=ends)
+
+
+def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
+    if not isinstance(draft, CompiledStateGraph):
+        raise SpeculationError(
+            f"draft is {type(draft).__name__!r}: pass a compiled graph with the same node names on faster models."
+        )
+    names = {n for n in draft.nodes if n != _rewrite.START}
+    if unknown := names - set(rewritten.infos):
+        raise SpeculationError(
+            f"the draft has nodes {known_names(unknown)} that the graph does not have "
+            f"(it has {known_names(rewritten.infos)}): build it with the same node names."
+        )
+    usable = 0
+    for name in names:
+        info, bound = rewritten.infos[name], draft.nodes[name].bound
+        if isinstance(bound, _compat.ToolNode | _compat.Pregel) or info.kind != "leaf":
+            continue  # a draft's tools are never run
+        if info.is_model or info.effect is Effect.PURE:
+            usable += 1
+            if info.speculator is None:
+                info.speculator = Draft(bound)
+    if not usable:
+        models = known_names(n for n, i in rewritten.infos.items() if i.kind == "leaf")
+        raise SpeculationError(
+            f"the draft can guess for no node: none of {known_names(names)} is a model node of a prebuilt agent or "
+            f'declared pure. If {models} calls a model, declare it: effects={{"...": "pure"}}.'
+        )
+
+
+def why_inactive(rewritten: Rewritten) -> str:
+    rows = rewritten.table().undeclared()
+    undeclared = [r.name for r in rows]
+    if not any(i.speculator is not None for i in rewritten.all_infos()):
+        return "speculation is inactive: no node has a Speculator; pass draft= or speculators=."
+    named = f" Undeclared: {known_names(undeclared)}." if undeclared else ""
+    named += "".join(f" {r.name!r}: {r.reason}." for r in rows if r.reason != NOBODY)
+    remedy = f" Declare what they do:\n{skeleton_of(dict.fromkeys(undeclared))}" if undeclared else ""
+    return (
+        "speculation is inactive: nothing that a guess could reach may run early, so no Speculator will be called."
+        + named
+        + remedy
+    )

@@ -1,0 +1,409 @@
+"""`speculative()`: a drop-in for a compiled graph that runs the same, sooner."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, TypeVar, cast, overload
+
+from langchain_core.runnables import RunnableConfig
+from langchain_core.runnables.graph import Graph
+
+from langgraph_speculative import _compat, _draw, _rewrite, _scheduler, _wiring
+from langgraph_speculative._compat import CONF, CompiledStateGraph
+from langgraph_speculative._decorator import decorate
+from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._recovery import Recovery, recover
+from langgraph_speculative._rewrite import Declared, Rewritten
+from langgraph_speculative._session import Session
+from langgraph_speculative._view import INSIDE, KEY, View
+from langgraph_speculative.effects import Effect, EffectTable
+from langgraph_speculative.errors import SpeculationError, SpeculationInactiveWarning, UntestedLangGraphWarning
+from langgraph_speculative.journal import Journal, journal_of
+from langgraph_speculative.policy import MODES, Policy
+from langgraph_speculative.report import Report
+from langgraph_speculative.speculators._protocol import Speculator, check_speculator
+
+_trackers: ContextVar[tuple[tuple[object, Report], ...]] = ContextVar("langgraph_speculative_trackers", default=())
+
+ENVIRONMENT = "LANGGRAPH_SPECULATIVE"
+
+
+class _Speculation:
+    """What all copies of one speculative graph share."""
+
+    def __init__(self, plain_nodes: dict[str, Any], rewritten: Rewritten, policy: Policy) -> None:
+        self.plain_nodes = plain_nodes
+        self.rewritten = rewritten
+        self.policy = policy
+        self.report = Report()
+        self.limits = RateLimits(policy.rate_limits)
+        self._journal: Journal | None = None
+        self.is_active = any(i.speculate for i in rewritten.all_infos())
+        self.closed = False
+
+    def mode(self, config: RunnableConfig | None) -> str:
+        """The mode of one request: the environment's switch, the request's own, the policy's."""
+        if os.environ.get(ENVIRONMENT, "").lower() == "off":
+            return "off"
+        own = ((config or {}).get("metadata") or {}).get("speculation")
+        if isinstance(own, Mapping):
+            own = own.get("mode")
+        if own is None:
+            return self.policy.mode
+        if own not in MODES:
+            raise SpeculationError(f"config metadata 'speculation' is {own!r}; it must be one of {', '.join(MODES)}.")
+        return str(own)
+
+    def open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+        """A session for a run, or ``None`` where the run is plain, or a part of a run that has one."""
+        mode = self.mode(config)
+        if mode == "off" or not self.is_active or self.closed or (sync and _scheduler.CONTROL.is_current_thread()):
+            return None
+        for where in (config, _compat.var_child_runnable_config.get()):
+            view = ((where or {}).get(CONF) or {}).get(KEY)
+            if view is INSIDE or (view is not None and view.session is not None and self._shares(view, sync)):
+                return None
+        policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
+        trackers = (self.report, *(report for owner, report in _trackers.get() if owner is self))
+        return Session(policy, self, sync=sync, trackers=trackers, limits=self.limits, journal=self.journal)
+
+    def journal(self) -> Journal:
+        """What early actions are written down in; opened when the first one is."""
+        if self._journal is None:
+            self._journal = journal_of(self.policy.journal)
+        return self._journal
+
+    def close(self) -> None:
+        self.closed = True
+        if self._journal is not None:
+            self._journal.shut()
+
+    @staticmethod
+    def _shares(view: View, sync: bool) -> bool:
+        """A nested graph takes part in its caller's session if it runs in the same world."""
+        session = view.session
+        if session is None or session.closed or session.sync is not sync:
+            return False
+        if sync:
+            return True
+        return session.loop is asyncio.get_running_loop()
+
+
+@cache
+def _with_mode(policy: Policy, mode: Any) -> Policy:
+    from dataclasses import replace
+
+    return replace(policy, mode=mode)
+
+
+class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """A compiled graph whose runs speculate. Made by `speculative`; everything else is as in LangGraph.
+
+    It is also a synchronous and asynchronous context manager, which closes it.
+    """
+
+    _speculation: _Speculation
+
+    def copy(self, update: dict[str, Any] | None = None) -> SpeculativeGraph:
+        """A copy that shares reports and what is learned; LangGraph Server makes one for each run."""
+        new = super().copy(update)
+        for name, value in vars(self).items():
+            # LangGraph's own copy drops the attributes that its constructor does not take.
+            if name not in (update or {}) and name not in ("nodes", "channels"):
+                vars(new)[name] = value
+        return new
+
+    def _lacks_thread(self, config: RunnableConfig | None) -> bool:
+        """Whether LangGraph is about to refuse the run for want of a ``thread_id``: our key would hide that."""
+        ambient = _compat.var_child_runnable_config.get()
+        return bool(self.checkpointer) and not any((c or {}).get(CONF) for c in (config, self.config, ambient))
+
+    @staticmethod
+    def _config_for(config: RunnableConfig | None, session: Session) -> RunnableConfig:
+        # LangGraph puts a key that it does not know into `configurable`, beside what is inherited there. Put there by
+        # us, it would be a `configurable` of the caller's own, which replaces what is inherited (before LangGraph 1.2).
+        return cast(RunnableConfig, {**(config or {}), KEY: View(session)})
+
+    def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
+        """As in LangGraph; opens a session for the run."""
+        session = self._open(config, sync=True)
+        if session is None:
+            yield from super().stream(input, config, **kwargs)
+            return
+        run = super().stream(input, self._config_for(config, session), **kwargs)
+        try:
+            yield from run
+        finally:
+            session.close()
+
+    async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
+        """As in LangGraph; opens a session for the run."""
+        session = self._open(config, sync=False)
+        run: Any
+        if session is None:
+            run = super().astream(input, config, **kwargs)
+            try:
+                async for chunk in run:
+                    yield chunk
+            finally:
+                await run.aclose()
+            return
+        run = super().astream(input, self._config_for(config, session), **kwargs)
+        try:
+            async for chunk in run:
+                yield chunk
+        finally:
+            try:
+                await run.aclose()
+            finally:
+                await session.aclose()
+
+    def _open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+        if self._lacks_thread(config):
+            return None
+        try:
+            merged: Any = config
+            if self.config and not ((config or {}).get("metadata") or {}).get("speculation"):
+                own = (self.config.get("metadata") or {}).get("speculation")
+                if own is not None:
+                    merged = {
+                        **(config or {}),
+                        "metadata": {**((config or {}).get("metadata") or {}), "speculation": own},
+                    }
+            return self._speculation.open(merged, sync=sync)
+        except SpeculationError:
+            raise
+        except Exception as error:  # fail open: the run is plain
+            self._speculation.report.errors.append(f"no session could be opened: {error!r}")
+            return None
+
+    # --- speculation --------------------------------------------------------------------------------------------
+
+    def effects(self) -> EffectTable:
+        """What was found about every node, tool and router: its effect, where from, and why."""
+        return self._speculation.rewritten.table()
+
+    @contextmanager
+    def track(self) -> Iterator[Report]:
+        """Count the runs of this graph that start in the block, in this task or thread, in a report of their own."""
+        report = Report()
+        token = _trackers.set((*_trackers.get(), (self._speculation, report)))
+        try:
+            yield report
+        finally:
+            # A generator-based block may be left in another context.
+            with suppress(ValueError):
+                _trackers.reset(token)
+
+    def report(self) -> Report:
+        """Counters of all runs of this graph and its copies."""
+        return self._speculation.report
+
+    def drain(self, timeout: float = 5.0) -> int:
+        """Wait for early work that is blocked in threads.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Returns:
+            Threads that are still blocked.
+        """
+        return _scheduler.POOL.drain(self._speculation, timeout)
+
+    def recover(self) -> Recovery:
+        """Take back, or bring to its end, what a process that is no more has begun early with these tools and nodes.
+
+        To be called once at the start. It leaves alone what a live process owns. Handlers that are coroutine functions
+        run on a loop of the library's own.
+
+        Raises:
+            SpeculationError: The journal cannot be read.
+        """
+        return asyncio.run_coroutine_threadsafe(self.arecover(), _scheduler.CONTROL.loop()).result()
+
+    async def arecover(self) -> Recovery:
+        """`recover` on an event loop."""
+        own = self._speculation
+        return await recover(own.journal(), own.rewritten.actions(), own.policy, own)
+
+    def close(self) -> None:
+        """End speculation for this graph and its copies, and let go of the journal: later runs are plain."""
+        self._speculation.close()
+
+    def __enter__(self) -> SpeculativeGraph:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> SpeculativeGraph:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # --- drawing ------------------------------------------------------------------------------------------------
+
+    def _plain(self) -> CompiledStateGraph[Any, Any, Any, Any]:
+        plain = object.__new__(CompiledStateGraph)
+        nodes = {
+            name: node.copy({"bound": node.bound._plain()}) if isinstance(node.bound, SpeculativeGraph) else node
+            for name, node in self._speculation.plain_nodes.items()
+        }
+        plain.__dict__.update(vars(self), nodes=nodes)
+        return plain
+
+    def get_graph(
+        self, config: RunnableConfig | None = None, *, xray: int | bool = False, speculation: bool = False
+    ) -> Graph:
+        """The graph to draw.
+
+        Args:
+            speculation: Draw the transformed graph: each node that has a Speculator with its shadow and its
+                verification edge. Otherwise the picture is the plain graph's.
+        """
+        drawn = self._plain().get_graph(config, xray=xray)
+        return _draw.with_shadows(drawn, self._speculation.rewritten.all_infos()) if speculation else drawn
+
+    async def aget_graph(
+        self, config: RunnableConfig | None = None, *, xray: int | bool = False, speculation: bool = False
+    ) -> Graph:
+        """As `get_graph`."""
+        drawn = await self._plain().aget_graph(config, xray=xray)
+        return _draw.with_shadows(drawn, self._speculation.rewritten.all_infos()) if speculation else drawn
+
+
+@cache
+def _speculative_kind(kind: Any) -> type[SpeculativeGraph]:
+    """The class of the result: for a user's own subclass of `CompiledStateGraph` still an instance of that."""
+    if kind is CompiledStateGraph:
+        return SpeculativeGraph
+    return type(f"Speculative{kind.__name__}", (SpeculativeGraph, kind), {})
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@overload
+def speculative(
+    graph: CompiledStateGraph[Any, Any, Any, Any],
+    *,
+    draft: CompiledStateGraph[Any, Any, Any, Any] | None = ...,
+    speculators: Mapping[str, Speculator] | None = ...,
+    effects: Mapping[str, Effect | str] | None = ...,
+    keys: Mapping[str, Callable[[Any], Any]] | None = ...,
+    policy: Policy = ...,
+    trust_mcp: Iterable[str] = ...,
+) -> SpeculativeGraph: ...
+
+
+@overload
+def speculative(
+    graph: None = ...,
+    *,
+    draft: CompiledStateGraph[Any, Any, Any, Any] | None = ...,
+    speculators: Mapping[str, Speculator] | None = ...,
+    effects: Mapping[str, Effect | str] | None = ...,
+    keys: Mapping[str, Callable[[Any], Any]] | None = ...,
+    policy: Policy = ...,
+    trust_mcp: Iterable[str] = ...,
+) -> Callable[[F], F]: ...
+
+
+def speculative(
+    graph: Any = None,
+    *,
+    draft: CompiledStateGraph[Any, Any, Any, Any] | None = None,
+    speculators: Mapping[str, Speculator] | None = None,
+    effects: Mapping[str, Effect | str] | None = None,
+    keys: Mapping[str, Callable[[Any], Any]] | None = None,
+    policy: Policy | None = None,
+    trust_mcp: Iterable[str] = (),
+) -> Any:
+    """Make a compiled graph faster without changing what it does (arXiv 2510.04371, Algorithm 1).
+
+    While a slow node works, a Speculator guesses its output, the next nodes run ahead on the guess in a hidden branch,
+    and when the answer comes their work is taken over or thrown away.
+
+    Args:
+        graph: A compiled `StateGraph`. Without it, the result decorates a function (plain, coroutine, or a
+            synchronous or asynchronous context manager) that returns one.
+        draft: A compiled graph with the same node names on faster models. It guesses for the model nodes, and for
+            other nodes declared pure. Its tools are never run.
+        speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`.
+        effects: What running a node, tool or router early may do, by name; ``"*"`` for all that are undeclared. What
+            nobody declares is treated as irreversible and never runs early.
+        keys: Functions of a node's input that say which inputs are equal, by node. Default: the whole input.
+        policy: Limits.
+        trust_mcp: Names of the MCP servers whose ``readOnlyHint`` is believed, as the client calls them; ``"*"`` for
+            all. A session of your own has to say the name: ``load_mcp_tools(session, server_name="files")``.
+
+    Returns:
+        A `SpeculativeGraph`, which is a `CompiledStateGraph`. The original is left as it is.
+
+    Raises:
+        SpeculationError: The input is not what it should be; the message names the node and the remedy.
+
+    Warns:
+        SpeculationInactiveWarning: Nothing that a guess could reach may run early, so nothing will be faster.
+    """
+    options: dict[str, Any] = {
+        "draft": draft,
+        "speculators": speculators,
+        "effects": effects,
+        "keys": keys,
+        "policy": policy if policy is not None else Policy(),
+        "trust_mcp": trust_mcp,
+    }
+    if graph is None:
+        return lambda function: decorate(function, lambda made: _wrap(made, **options))
+    if not isinstance(graph, CompiledStateGraph) and (inspect.isfunction(graph) or inspect.ismethod(graph)):
+        return decorate(graph, lambda made: _wrap(made, **options))
+    return _wrap(graph, **options)
+
+
+def _wrap(
+    graph: Any,
+    draft: Any,
+    speculators: Mapping[str, Speculator] | None,
+    effects: Mapping[str, Effect | str] | None,
+    keys: Mapping[str, Callable[[Any], Any]] | None,
+    policy: Policy,
+    trust_mcp: Iterable[str],
+) -> SpeculativeGraph:
+    _wiring.check_graph(graph)
+    if not isinstance(policy, Policy):
+        raise SpeculationError(f"policy is {type(policy).__name__!r}: pass a Policy(...).")
+    for node, speculator in (speculators or {}).items():
+        check_speculator(node, speculator)
+    for node, key in (keys or {}).items():
+        if not callable(key):
+            raise SpeculationError(f"keys[{node!r}] is not callable: pass a function of the node's input.")
+    trusted = frozenset([trust_mcp] if isinstance(trust_mcp, str) else trust_mcp)
+    declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
+    rewritten = _rewrite.rewrite(graph, declared)
+    _rewrite.check_names(rewritten, declared, speculators or {})
+    _wiring.assign(rewritten, speculators or {}, draft)
+    own_kind: Any = type(graph)
+    kind = _speculative_kind(own_kind)
+    fast = object.__new__(kind)
+    fast.__dict__.update(vars(graph), nodes=rewritten.nodes)
+    fast._speculation = _Speculation(dict(graph.nodes), rewritten, policy)
+    lacking = _compat.missing()
+    if lacking is not None:
+        fast._speculation.is_active = False
+        warnings.warn(
+            f"the installed LangGraph lacks {lacking}, which speculation relies on: the graph runs plain.",
+            UntestedLangGraphWarning,
+            stacklevel=3,
+        )
+    elif not fast._speculation.is_active and (speculators is None or speculators or draft is not None):
+        warnings.warn(_wiring.why_inactive(rewritten), SpeculationInactiveWarning, stacklevel=3)
+    return fast

@@ -1,0 +1,9 @@
+"""Speculators: fast guessers of what a slow node will return.
+
+A Speculator is any callable with one argument, the node's input, sync or async, plain or (async) generator. It returns
+an output of the node, a `Guess`, a list of `Guess`, or ``None`` for "no guess"; a generator yields outputs or guesses.
+"""
+
+from langgraph_speculative.speculators._protocol import Guess, Speculator
+
+__all__ = ["Guess", "Speculator"]

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.runnables import Runnable, RunnableConfig
+
+from langgraph_speculative import _compat
+
+
+class Draft:
+    """Guesses a node's output by running the same-named node of a draft graph, on a faster model.
+
+    The draft's node sees the input, the user's configurable and the context; no store, checkpointer, stream or
+    callback. A draft node that is or contains a tool is never made into a `Draft`.
+    """
+
+    def __init__(self, node: Runnable[Any, Any]) -> None:
+        self._node = node
+        self.sync_only = _compat.is_sync_only(node)
+
+    def propose(self, value: Any, config: RunnableConfig) -> Any:
+        """One guess, in a thread."""
+        return self._node.invoke(value, _compat.guess_config(config))
+
+    async def apropose(self, value: Any, config: RunnableConfig) -> Any:
+        """One guess, on the event loop."""
+        return await self._node.ainvoke(value, _compat.guess_config(config))

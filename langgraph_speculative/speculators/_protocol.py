@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph_speculative.errors import SpeculationError
+
+Speculator = Callable[[Any], Any]
+"""From a node's input to an output, a `Guess`, several, or ``None``; see the package docstring."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A proposed output of a node.
+
+    Args:
+        output: What the node may return: exactly the kind of value that the node itself returns.
+        confidence: Probability in [0, 1] that it is right.
+
+    Raises:
+        SpeculationError: A confidence outside [0, 1].
+    """
+
+    output: Any
+    confidence: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.confidence <= 1.0:
+            raise SpeculationError(f"Guess(confidence={self.confidence!r}): must be between 0 and 1.")
+
+
+def guesses_of(returned: Any) -> list[Guess]:
+    """The guesses in one value that a Speculator returned or yielded, most confident first."""
+    if returned is None:
+        return []
+    if isinstance(returned, Guess):
+        return [returned]
+    if isinstance(returned, list | tuple) and returned and all(isinstance(r, Guess) for r in returned):
+        return sorted(returned, key=lambda g: -g.confidence)
+    return [Guess(returned)]
+
+
+def is_stream(returned: Any) -> bool:
+    """Whether a Speculator returned a generator of guesses rather than a value."""
+    return inspect.isgenerator(returned) or isinstance(returned, AsyncIterator)
+
+
+def is_async(speculator: Any) -> bool:
+    """Whether a Speculator runs on the event loop, as a coroutine function or an asynchronous generator."""
+    call = getattr(speculator, "__call__", None)  # noqa: B004 - an object's own method, to look at, not to call
+    return any(
+        inspect.iscoroutinefunction(f) or inspect.isasyncgenfunction(f) for f in (speculator, call) if f is not None
+    )
+
+
+def check_speculator(node: str, speculator: Any) -> None:
+    """Refuse what cannot be called with one argument, at wrap time.
+
+    Raises:
+        SpeculationError: Not a callable, or it needs another number of arguments.
+    """
+    if not callable(speculator):
+        raise SpeculationError(
+            f"speculators[{node!r}] is {type(speculator).__name__!r}, not a callable: "
+            "pass a function from the node's input to its output."
+        )
+    try:
+        signature = inspect.signature(speculator)
+    except (TypeError, ValueError):  # a builtin without a signature: found out when called
+        return
+    try:
+        signature.bind(object())
+    except TypeError as error:
+        raise SpeculationError(
+            f"speculators[{node!r}] has the signature {signature}, but is called with one argument, "
+            f"the node's input ({error})."
+        ) from None
+
+
+def known_names(names: Iterable[str]) -> str:
+    """Names for an error message."""
+    return ", ".join(repr(n) for n in sorted(names)) or "none"
