@@ -67,6 +67,7 @@ class NodeInfo(LeafInfo):
         successors: The nodes that may run next; ``None`` stands for any.
         timed: Whether it has a timeout; a pre-execution's time before the claim would not count, so there is none.
         speculate: Whether its Speculator is worth asking.
+        learns: Whether its Speculator is told what the committed runs did.
         lends: Whether it is a graph whose own branches may reach its end, and so guess its output.
         foreign_wrapper: Whether code of the user's runs around each of its tool calls.
         sync_wrapper_only: Whether that code has no asynchronous form, and so would block a branch's loop.
@@ -84,6 +85,7 @@ class NodeInfo(LeafInfo):
     timed: bool = False
     speculator: Any = None
     speculate: bool = False
+    learns: bool = False
     lends: bool = False
     key_function: Callable[[Any], Any] | None = None
     invoke: Callable[..., Any] = lambda *_: None

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from langgraph_speculative._claims import AGAIN, Claims
 from langgraph_speculative._fence import Fence
 from langgraph_speculative._gate import write_custom
 from langgraph_speculative._ids import Renaming
+from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
@@ -53,6 +54,7 @@ class Session:
         sync: Whether the run is synchronous.
         limits: How often tools may be called early, over all runs.
         journal: Opens what early actions are written down in.
+        learning: Tells Speculators what the run did.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Session:
         trackers: tuple[Report, ...] = (),
         limits: RateLimits | None = None,
         journal: Callable[[], Journal] | None = None,
+        learning: Learning | None = None,
     ) -> None:
         self.policy = policy
         self.owner = owner
@@ -84,6 +87,7 @@ class Session:
         self._frames: dict[int, Frame] = {}
         self._ends: dict[tuple[int, int], list[float]] = {}
         self._trackers = trackers
+        self._learning = learning
         self._opened = time.monotonic()
         self.emit("run")
 
@@ -121,7 +125,11 @@ class Session:
             self.post(self.tree.kill_all)
 
     def add_usage(self, output: Any, kind: str) -> None:
-        for model, tokens in usage_of(output):
+        """Count the tokens of the messages in an output."""
+        self.add_tokens(usage_of(output), kind)
+
+    def add_tokens(self, by_model: Iterable[tuple[str, int]], kind: str) -> None:
+        for model, tokens in by_model:
             usage = self.report.usage.setdefault(model, Usage())
             setattr(usage, kind, getattr(usage, kind) + tokens)
 
@@ -254,6 +262,7 @@ class Session:
                 output = info.invoke(value, config)
         except ParentCommand as command:
             self._finish(ex, _compat.for_this_graph(command))
+            self._tell(info, value, command, config)
             raise
         except BaseException:
             if ex is not None:
@@ -262,6 +271,7 @@ class Session:
         finally:
             fence.ends()
         self._finish(ex, output)
+        self._tell(info, value, output, config)
         return output
 
     async def arun_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
@@ -280,6 +290,7 @@ class Session:
                 output = await info.ainvoke(value, config)
         except ParentCommand as command:
             self._finish(ex, _compat.for_this_graph(command))
+            self._tell(info, value, command, config)
             raise
         except BaseException:
             if ex is not None:
@@ -288,7 +299,16 @@ class Session:
         finally:
             fence.ends()
         self._finish(ex, output)
+        self._tell(info, value, output, config)
         return output
+
+    def _tell(self, info: NodeInfo, value: Any, output: Any, config: RunnableConfig) -> None:
+        """Let the node's Speculator learn."""
+        if info.learns and self._learning is not None:
+            try:
+                self._learning.tell(info, value, output, _compat.guess_config(config))
+            except Exception as error:
+                self.fail(error)
 
     def _try_begin(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Execution | None:
         try:

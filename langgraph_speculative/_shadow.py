@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
 
+from langgraph_speculative import _compat
 from langgraph_speculative._histories import Histories, Loan
 from langgraph_speculative._ledger import Execution
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
 from langgraph_speculative._workers import NoRoom, Workers
-from langgraph_speculative.speculators._draft import Draft
-from langgraph_speculative.speculators._protocol import Guess, guesses_of, is_async, is_stream
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, guesses_of, is_async, is_stream
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -76,8 +76,8 @@ class Shadows:
         speculator = info.speculator
         loans: list[Loan] = []
         value = self._histories.take_input(core.input, loans)
-        if isinstance(speculator, Draft):
-            returned = await self._draft(speculator, value, core.config)
+        if isinstance(speculator, BaseSpeculator):
+            returned = await self._based(speculator, value, core.config)
         elif is_async(speculator):
             with self._asking():
                 returned = speculator(value)
@@ -104,11 +104,13 @@ class Shadows:
             for guess in guesses_of(item):
                 yield guess
 
-    async def _draft(self, draft: Draft, value: Any, config: RunnableConfig) -> Any:
-        if self._session.sync or draft.sync_only:
-            return await self._asking_in_pool(draft.propose, value, config)
+    async def _based(self, speculator: BaseSpeculator, value: Any, config: RunnableConfig) -> Any:
+        aguess, config = getattr(speculator, "aguess", None), _compat.guess_config(config)
+        if self._session.sync or aguess is None:
+            return await self._asking_in_pool(speculator.guess, value, config)
         with self._asking():
-            return await draft.apropose(value, config)
+            returned = aguess(value, config)
+            return returned if is_stream(returned) else await returned
 
     # A Speculator keeps its place for as long as it works: one that hangs in a thread until the thread is free.
 

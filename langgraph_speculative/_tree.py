@@ -202,6 +202,7 @@ class Tree:
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         if isinstance(info.speculator, Draft):
             self._session.add_usage(guess.output, "draft")
+        self._session.add_tokens(guess.usage.items(), "draft")
         self._add(core, Proposal(guess.output, guess.confidence), info)
 
     def _add(self, core: Execution, proposal: Proposal, info: LeafInfo) -> None:

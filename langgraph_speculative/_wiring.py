@@ -11,7 +11,7 @@ from langgraph_speculative._rewrite import NOBODY, Rewritten
 from langgraph_speculative.effects import Effect, skeleton_of
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._draft import Draft
-from langgraph_speculative.speculators._protocol import Speculator, known_names
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Speculator, known_names
 
 
 def check_graph(graph: Any) -> None:
@@ -38,10 +38,17 @@ def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: A
         own = rewritten.infos.get(name)
         # A name that may be several nodes has been refused.
         info = own or next(i for i in infos if name in (i.label, i.name))
-        info.speculator = speculator
+        _give(info, speculator)
     if draft is not None:
         _assign_draft(rewritten, draft)
     _mark_useful(rewritten.infos, ends=False)
+
+
+def _give(info: _nodes.NodeInfo, speculator: Speculator) -> None:
+    if isinstance(speculator, BaseSpeculator):
+        speculator = speculator.bind(info)
+        info.learns = type(speculator).learn is not BaseSpeculator.learn
+    info.speculator = speculator
 
 
 def _mark_useful(infos: Mapping[str, _nodes.NodeInfo], *, ends: bool) -> None:
@@ -72,7 +79,7 @@ def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
         if info.is_model or info.effect is Effect.PURE:
             usable += 1
             if info.speculator is None:
-                info.speculator = Draft(bound)
+                _give(info, Draft(bound))
     if not usable:
         models = known_names(n for n, i in rewritten.infos.items() if i.kind == "leaf")
         raise SpeculationError(

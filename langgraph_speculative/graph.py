@@ -18,6 +18,7 @@ from langchain_core.runnables.graph import Graph
 from langgraph_speculative import _compat, _draw, _rewrite, _scheduler, _wiring
 from langgraph_speculative._compat import CONF, CompiledStateGraph
 from langgraph_speculative._decorator import decorate
+from langgraph_speculative._learning import Learning
 from langgraph_speculative._limits import RateLimits
 from langgraph_speculative._recovery import Recovery, recover
 from langgraph_speculative._rewrite import Declared, Rewritten
@@ -45,6 +46,7 @@ class _Speculation:
         self.report = Report()
         self.limits = RateLimits(policy.rate_limits)
         self._journal: Journal | None = None
+        self._learning = Learning(self, self.report)
         self.is_active = any(i.speculate for i in rewritten.all_infos())
         self.closed = False
 
@@ -72,7 +74,15 @@ class _Speculation:
                 return None
         policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
         trackers = (self.report, *(report for owner, report in _trackers.get() if owner is self))
-        return Session(policy, self, sync=sync, trackers=trackers, limits=self.limits, journal=self.journal)
+        return Session(
+            policy,
+            self,
+            sync=sync,
+            trackers=trackers,
+            limits=self.limits,
+            journal=self.journal,
+            learning=self._learning,
+        )
 
     def journal(self) -> Journal:
         """What early actions are written down in; opened when the first one is."""
@@ -207,13 +217,13 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return self._speculation.report
 
     def drain(self, timeout: float = 5.0) -> int:
-        """Wait for early work that is blocked in threads.
+        """Wait for early work that is blocked in threads, and for Speculators that still learn.
 
         Args:
             timeout: Seconds to wait at most.
 
         Returns:
-            Threads that are still blocked.
+            Threads that are still at work.
         """
         return _scheduler.POOL.drain(self._speculation, timeout)
 

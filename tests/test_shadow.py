@@ -161,9 +161,8 @@ def drafted(*, sync_only: bool) -> Draft:
     def invoke(value: Any, config: Any) -> Any:
         return function([value, config["configurable"]])
 
-    draft = Draft(RunnableLambda(invoke))
+    draft = Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
     draft._node = SimpleNamespace(invoke=invoke, ainvoke=ainvoke)  # type: ignore[assignment]
-    draft.sync_only = sync_only
     return draft
 
 

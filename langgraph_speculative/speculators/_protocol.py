@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from langchain_core.runnables import RunnableConfig
 
 from langgraph_speculative.errors import SpeculationError
 
-Speculator = Callable[[Any], Any]
-"""From a node's input to an output, a `Guess`, several, or ``None``; see the package docstring."""
+if TYPE_CHECKING:
+    from langgraph_speculative._nodes import NodeInfo
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Guess:
     Args:
         output: What the node may return: exactly the kind of value that the node itself returns.
         confidence: Probability in [0, 1] that it is right.
+        source: Who guessed it, where a Speculator asks several others.
+        usage: Tokens that the guess has cost, by model.
 
     Raises:
         SpeculationError: A confidence outside [0, 1].
@@ -25,10 +29,51 @@ class Guess:
 
     output: Any
     confidence: float = 1.0
+    source: str = ""
+    usage: Mapping[str, int] = field(default_factory=dict, hash=False, compare=False)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
             raise SpeculationError(f"Guess(confidence={self.confidence!r}): must be between 0 and 1.")
+
+
+class BaseSpeculator:
+    """A Speculator that knows more than its node's input, or learns.
+
+    Subclasses define `guess`, `aguess`, or both, each in one of the forms that a function may have: an output, a
+    `Guess`, several, ``None``, or a generator of them. Asynchronous runs call `aguess` on the event loop; where it is
+    missing, and in synchronous runs, `guess` is called in a thread.
+
+    An instance may serve several nodes and several runs at a time.
+    """
+
+    def bind(self, node: NodeInfo) -> BaseSpeculator:
+        """The Speculator for one node of the graph; called once, when the graph is wrapped.
+
+        Raises:
+            SpeculationError: It cannot guess for such a node.
+        """
+        return self
+
+    def guess(self, value: Any, config: RunnableConfig) -> Any:
+        """Guess what the node will return.
+
+        Args:
+            value: The node's input; a copy.
+            config: The run's configurable, without callbacks, checkpointer or store.
+        """
+        raise NotImplementedError
+
+    def learn(self, value: Any, output: Any, config: RunnableConfig) -> None:
+        """Be told what an execution of the node in a committed run was given and has returned.
+
+        Called in a thread of the library's, one call at a time, in the order of the run. It may keep `value` and
+        `output`, but not change them.
+        """
+
+
+Speculator = Callable[[Any], Any] | BaseSpeculator
+"""From a node's input to an output, a `Guess`, several, or ``None``; see the package docstring."""
 
 
 def guesses_of(returned: Any) -> list[Guess]:
@@ -61,6 +106,8 @@ def check_speculator(node: str, speculator: Any) -> None:
     Raises:
         SpeculationError: Not a callable, or it needs another number of arguments.
     """
+    if isinstance(speculator, BaseSpeculator):
+        return
     if not callable(speculator):
         raise SpeculationError(
             f"speculators[{node!r}] is {type(speculator).__name__!r}, not a callable: "
