@@ -54,6 +54,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks import _postgres
 from benchmarks._crash_points import (
     Points,
     WatchedAsyncSaver,
@@ -430,14 +431,8 @@ def _server(database: str) -> Iterator[str]:
     if database == "sqlite":
         yield ""
         return
-    import pgserver
-
-    with tempfile.TemporaryDirectory(prefix="crash-server-", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(folder)
-        try:
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-        finally:
-            server.cleanup()
+    with _postgres.server() as address:
+        yield address.replace("postgresql://", "postgresql+psycopg://")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

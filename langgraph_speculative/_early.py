@@ -22,11 +22,12 @@ from langgraph_speculative._journal import Journal
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
 from langgraph_speculative._saver import GateSaver
+from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._store import Overlay
 from langgraph_speculative._tools import PooledTool, Staging, key_of
 from langgraph_speculative._values import Memo, Opaque, copy_value, fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
-from langgraph_speculative._workers import NoRoom, Workers
+from langgraph_speculative._workers import Workers
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session

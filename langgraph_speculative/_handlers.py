@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import itertools
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,28 +44,7 @@ async def call(owner: object, handler: Callable[..., Any], *args: Any) -> Any:
 
 async def in_thread(owner: object, function: Callable[[], Any]) -> Any:
     """Run blocking code in a thread of the pool, which never refuses it: a rollback must not wait for room."""
-    loop = asyncio.get_running_loop()
-    result: asyncio.Future[Any] = loop.create_future()
-
-    def deliver(value: Any, error: BaseException | None) -> None:
-        if result.done():
-            return
-        if error is None:
-            result.set_result(value)
-        else:
-            result.set_exception(error)
-
-    def job() -> None:
-        value, error = None, None
-        try:
-            value = function()
-        except BaseException as raised:
-            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
-        with suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(deliver, value, error)
-
-    _scheduler.POOL.submit(owner, job, must=True)
-    return await result
+    return await _scheduler.POOL.run(owner, function, must=True)
 
 
 async def attempt(go: Callable[[], Any], policy: Policy) -> tuple[BaseException | None, int]:

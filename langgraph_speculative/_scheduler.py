@@ -17,10 +17,16 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
 from typing import Any
 
 MAX_THREADS = 256
 IDLE_SECONDS = 5.0
+
+
+class NoRoom(RuntimeError):
+    """All threads of the pool are busy."""
 
 
 class Pool:
@@ -57,6 +63,51 @@ class Pool:
         inbox.put(counted)
         threading.Thread(target=self._work, args=(inbox,), daemon=True, name="langgraph-speculative").start()
         return True
+
+    async def run(
+        self,
+        owner: object,
+        function: Callable[..., Any],
+        *args: Any,
+        done: Callable[[], None] | None = None,
+        must: bool = False,
+    ) -> Any:
+        """Run blocking code for a task of an event loop; cancelling the task leaves the thread to end by itself.
+
+        Args:
+            done: Called on the loop when the thread is free again.
+            must: Whether it may not be refused.
+
+        Raises:
+            NoRoom: All threads are busy, and it is not a `must`.
+        """
+        loop = asyncio.get_running_loop()
+        result: asyncio.Future[Any] = loop.create_future()
+        context = copy_context()
+
+        def deliver(value: Any, error: BaseException | None) -> None:
+            if done is not None:
+                done()
+            if result.done():
+                return
+            if error is None:
+                result.set_result(value)
+            else:
+                result.set_exception(error)
+
+        def job() -> None:
+            value, error = None, None
+            try:
+                value = context.run(function, *args)
+            except BaseException as raised:
+                # A future cannot carry it, and it would look like the end of an iteration.
+                error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
+            with suppress(RuntimeError):  # the loop is closed: nobody waits
+                loop.call_soon_threadsafe(deliver, value, error)
+
+        if not self.submit(owner, job, must=must):
+            raise NoRoom("all threads of the pool are busy")
+        return await result
 
     def _work(self, inbox: queue.SimpleQueue[Callable[[], None]]) -> None:
         while True:

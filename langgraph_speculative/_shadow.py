@@ -13,7 +13,8 @@ from langgraph_speculative import _compat
 from langgraph_speculative._histories import Histories, Loan
 from langgraph_speculative._ledger import Execution
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
-from langgraph_speculative._workers import NoRoom, Workers
+from langgraph_speculative._scheduler import NoRoom
+from langgraph_speculative._workers import Workers
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, guesses_of, is_async, is_stream
 
 if TYPE_CHECKING:

@@ -24,11 +24,12 @@ from langgraph_speculative._histories import Histories
 from langgraph_speculative._journal import Journal
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, info_of
+from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._shadow import Shadows
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._values import Opaque, copy_value, freeze
 from langgraph_speculative._view import Barrier
-from langgraph_speculative._workers import NoRoom, Workers
+from langgraph_speculative._workers import Workers
 from langgraph_speculative.speculators._draft import Draft
 from langgraph_speculative.speculators._protocol import Guess
 

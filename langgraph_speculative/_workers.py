@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
 from langgraph_speculative import _compat, _scheduler
-
-
-class NoRoom(RuntimeError):
-    """All threads of the pool are busy."""
 
 
 class Workers:
@@ -68,35 +64,7 @@ class Workers:
 
     async def in_pool(self, function: Callable[..., Any], *args: Any, done: Callable[[], None] | None = None) -> Any:
         """Run blocking code in a thread; cancelling the waiter leaves the thread to end by itself."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[Any] = loop.create_future()
-        context = copy_context()
-
-        def deliver(value: Any, error: BaseException | None) -> None:
-            if done is not None:
-                done()
-            if result.done():
-                return
-            if error is None:
-                result.set_result(value)
-            else:
-                result.set_exception(error)
-
-        def job() -> None:
-            value, error = None, None
-            try:
-                value = context.run(function, *args)
-            except BaseException as raised:
-                # A future cannot carry it, and it would look like the end of an iteration.
-                error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
-            try:
-                loop.call_soon_threadsafe(deliver, value, error)
-            except RuntimeError:
-                pass  # the run's loop is closed: nobody waits
-
-        if not _scheduler.POOL.submit(self._owner, job):
-            raise NoRoom("all threads of the pool are busy")
-        return await result
+        return await _scheduler.POOL.run(self._owner, function, *args, done=done)
 
     def cancel_all(self) -> list[asyncio.Task[Any]]:
         """Cancel every task; those that are still to end."""

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from langchain_core.callbacks import manager
 
+from benchmarks import _postgres
 from tests.support import AsyncWorld, MixedWorld, Probe, World
 
 pytest.register_assert_rewrite("tests.twins")
@@ -32,6 +33,14 @@ def world(request: pytest.FixtureRequest) -> World:
 @pytest.fixture
 def probe() -> Probe:
     return Probe()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """A PostgreSQL server; its address."""
+    pytest.importorskip("pgserver", reason="pgserver, which brings PostgreSQL, is not installed")
+    with _postgres.server() as address:
+        yield address
 
 
 @pytest.fixture(autouse=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -23,19 +23,14 @@ class State(TypedDict, total=False):
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own; its address."""
-    pgserver = pytest.importorskip("pgserver", reason="pgserver, which brings PostgreSQL, is not installed")
-    pytest.importorskip("langgraph.checkpoint.postgres", reason="langgraph-checkpoint-postgres is not installed")
-    from langgraph.checkpoint.postgres import PostgresSaver
-
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    try:
-        with PostgresSaver.from_conn_string(server.get_uri()) as saver:
-            saver.setup()
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+def postgres(postgres_server: str) -> str:
+    """The address of a server that has a saver."""
+    saver = pytest.importorskip(
+        "langgraph.checkpoint.postgres", reason="langgraph-checkpoint-postgres is not installed"
+    )
+    with saver.PostgresSaver.from_conn_string(postgres_server) as opened:
+        opened.setup()
+    return postgres_server
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

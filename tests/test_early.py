@@ -26,11 +26,11 @@ from langgraph_speculative._gate import CURRENT
 from langgraph_speculative._journal import JournalState
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import NodeInfo, ToolInfo
+from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._session import Session
 from langgraph_speculative._store import Overlay, overlay_of
 from langgraph_speculative._values import fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
-from langgraph_speculative._workers import NoRoom
 from langgraph_speculative.effects import Effect
 
 pytestmark = pytest.mark.usefixtures("ends_sessions")
@@ -241,7 +241,7 @@ async def test_a_thread_that_returns_leaves_its_place_once() -> None:
 
 async def test_without_a_free_thread_there_is_no_pre_execution(monkeypatch: pytest.MonkeyPatch) -> None:
     made = Made(max_in_flight=1)
-    monkeypatch.setattr(_scheduler.POOL, "submit", lambda owner, job: False)
+    monkeypatch.setattr(_scheduler.POOL, "submit", lambda *_, **__: False)
     ex = made.start(node(sync_only=True))
     await over(ex)
     assert (ex.state, ex.spoiled, ex.in_thread) == (State.FAILED, "no thread is free", False)

@@ -58,19 +58,12 @@ def ids(entries: list[Entry]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server of our own; its address."""
-    pgserver = pytest.importorskip("pgserver", reason="pgserver, which brings PostgreSQL, is not installed")
-    postgres = pytest.importorskip(
-        "langgraph.store.postgres", reason="langgraph-checkpoint-postgres is not installed"
-    ).PostgresStore
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"))
-    try:
-        with postgres.from_conn_string(server.get_uri()) as store:
-            store.setup()
-        yield server.get_uri()
-    finally:
-        server.cleanup()
+def postgres(postgres_server: str) -> str:
+    """The address of a server that has a store."""
+    store = pytest.importorskip("langgraph.store.postgres", reason="langgraph-checkpoint-postgres is not installed")
+    with store.PostgresStore.from_conn_string(postgres_server) as opened:
+        opened.setup()
+    return postgres_server
 
 
 class Place:

@@ -246,7 +246,7 @@ async def test_one_on_the_loop_gives_its_place_back(how: str) -> None:
 
 async def test_without_a_free_thread_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = Asked()
-    monkeypatch.setattr(_scheduler.POOL, "submit", lambda owner, job: False)
+    monkeypatch.setattr(_scheduler.POOL, "submit", lambda *_, **__: False)
     assert await asked.outputs(function) == []
     assert asked.stopped == {"no thread is free": 1}
     assert [(e.kind, e.node, e.step) for e in asked.events[1:]] == [("stop", "n", 2)]

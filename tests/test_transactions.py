@@ -47,15 +47,10 @@ class Room(Base):
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL of our own; its address."""
-    pgserver = pytest.importorskip("pgserver", reason="pgserver, which brings PostgreSQL, is not installed")
+def server(postgres_server: str) -> str:
+    """The server's address, as SQLAlchemy has it."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    server = pgserver.get_server(tmp_path_factory.mktemp("transactions"))
-    try:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-    finally:
-        server.cleanup()
+    return postgres_server.replace("postgresql://", "postgresql+psycopg://")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -17,9 +17,9 @@ from langgraph_speculative import Event, Guess
 from langgraph_speculative._branch import Frame, FrameState, Proposal, Verdict
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import ToolInfo
+from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._values import Opaque, freeze
 from langgraph_speculative._view import Barrier
-from langgraph_speculative._workers import NoRoom
 from langgraph_speculative.effects import Effect
 from langgraph_speculative.speculators._draft import Draft
 from tests.test_tree import below, execution, info, loop, session

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from langgraph_speculative import _compat, _scheduler
-from langgraph_speculative._workers import NoRoom, Workers
+from langgraph_speculative._scheduler import NoRoom
+from langgraph_speculative._workers import Workers
 
 VAR: ContextVar[str] = ContextVar("VAR", default="unset")
 
@@ -143,7 +144,7 @@ async def test_a_thread_that_outlives_the_loop_ends_quietly(monkeypatch: pytest.
 
 
 async def test_without_a_free_thread_nothing_is_run(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_scheduler.POOL, "submit", lambda owner, job: False)
+    monkeypatch.setattr(_scheduler.POOL, "submit", lambda *_, **__: False)
     ran: list[int] = []
     with pytest.raises(NoRoom, match="all threads of the pool are busy"):
         await made.workers.in_pool(ran.append, 1, done=lambda: ran.append(2))
