@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import datetime
 from enum import Enum
 from typing import Any, cast
@@ -113,6 +113,7 @@ class Run:
         state: The thread's state after it, and those of nested graphs.
         history: The thread's checkpoints, the latest first.
         store: The items of the graph's store.
+        forks: Whether one of its nodes has called several tools: a tool node calls them beside each other.
     """
 
     error: Any
@@ -121,10 +122,16 @@ class Run:
     state: Any = None
     history: Any = None
     store: Any = None
+    forks: bool = field(default=False, compare=False)
 
     @property
     def is_parallel(self) -> bool:
-        """Whether two tasks of one graph were under way at once; needs the stream mode ``"tasks"``."""
+        """Whether two tasks of one graph, or two tools of one task, may have been under way at once.
+
+        Tasks need the stream mode ``"tasks"``.
+        """
+        if self.forks:
+            return True
         running: dict[str, set[str]] = {}
         for namespace, mode, payload in (chunk.fields["items"] for chunk in self.chunks):
             if mode == "tasks":
@@ -154,8 +161,9 @@ class Run:
 
     def difference(self, other: Run, names: tuple[str, str]) -> str | None:
         """The path of the first difference to another run, and both values; ``None`` if there is none."""
-        for field in fields(self):
-            if found := difference(field.name, getattr(self, field.name), getattr(other, field.name), names):
+        for part in fields(self):
+            mine, theirs = getattr(self, part.name), getattr(other, part.name)
+            if part.compare and (found := difference(part.name, mine, theirs, names)):
                 return found
         return None
 
@@ -212,7 +220,7 @@ def observe(
     config = _heard(config, recorder)
     keep = _keeper(canon, listen)
     chunks, error = collect(graph, value, config, keep, **_streaming(modes, kwargs))
-    run = Run(canon(error), chunks, recorder.events)
+    run = Run(canon(error), chunks, recorder.events, forks=recorder.forks)
     if graph.checkpointer:
         try:
             run.state = canon(graph.get_state(config, subgraphs=True))
@@ -238,7 +246,7 @@ async def aobserve(
     config = _heard(config, recorder)
     keep = _keeper(canon, listen)
     chunks, error = await acollect(graph, value, config, keep, **_streaming(modes, kwargs))
-    run = Run(canon(error), chunks, recorder.events)
+    run = Run(canon(error), chunks, recorder.events, forks=recorder.forks)
     if graph.checkpointer:
         try:
             run.state = canon(await graph.aget_state(config, subgraphs=True))
@@ -285,6 +293,8 @@ class Recorder(BaseCallbackHandler):
         self.events: list[Any] = []
         self._canon = Canon()
         self._names: dict[UUID, str] = {}
+        self._callers: set[UUID] = set()
+        self.forks = False
 
     def of(self, kind: str) -> list[Any]:
         """The events of one kind."""
@@ -342,6 +352,9 @@ class Recorder(BaseCallbackHandler):
         self._note("retriever_error", error, kw)
 
     def on_tool_start(self, serialized: Any, input_str: str, **kw: Any) -> None:
+        if (parent := kw.get("parent_run_id")) is not None:
+            self.forks = self.forks or parent in self._callers
+            self._callers.add(parent)
         self._start("tool_start", serialized, input_str, kw)
 
     def on_tool_end(self, output: Any, **kw: Any) -> None:

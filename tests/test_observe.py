@@ -13,10 +13,12 @@ from uuid import UUID, uuid4
 
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler, CallbackManager
+from langchain_core.tools import tool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_config
 from langgraph.errors import InvalidUpdateError
-from langgraph.graph import START, StateGraph
+from langgraph.graph import START, MessagesState, StateGraph
+from langgraph.prebuilt import ToolNode
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Send
 from pydantic import BaseModel, ConfigDict
@@ -25,6 +27,7 @@ from langgraph_speculative import Report
 from langgraph_speculative._compare import Fields
 from langgraph_speculative._observe import Canon, Recorder, Run, acollect, aobserve, blurred, collect, observe
 from langgraph_speculative.testing import check_report, check_same_run, compare_runs
+from tests.support import call, says
 
 HERE = __name__
 NAMES = ("one", "other")
@@ -469,3 +472,19 @@ def test_a_task_that_speculation_leaves_on_the_loop_is_found(name: str, found: b
     else:
         check()
     assert [t.cancelled() for t in left] == [True]  # with its loop
+
+
+@pytest.mark.parametrize(("whats", "parallel"), [("a", False), ("ab", True)])
+def test_the_calls_of_one_tool_node_are_beside_each_other(whats: str, parallel: bool) -> None:
+    @tool
+    def look(what: str) -> str:
+        """Look something up."""
+        return what
+
+    builder = StateGraph(MessagesState)
+    builder.add_node("tools", ToolNode([look]))
+    builder.add_edge(START, "tools")
+    asked = says("", *(call("look", what=what) for what in whats))
+    run = observe(builder.compile(), {"messages": [asked]})
+    assert run.is_parallel is parallel
+    assert run.difference(run, NAMES) is None
