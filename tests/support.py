@@ -24,7 +24,7 @@ from pydantic import BaseModel
 from langgraph_speculative import Event, _observe
 from langgraph_speculative._observe import Run
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a signal that does not come is a failure."""
 
 T = TypeVar("T")
