@@ -37,6 +37,7 @@ from langgraph._internal._constants import (
     CONFIG_KEY_SCRATCHPAD,
     CONFIG_KEY_SEND,
     CONFIG_KEY_STREAM,
+    NS_SEP,
     TASKS,
 )
 from langgraph._internal._runnable import RunnableCallable
@@ -129,6 +130,11 @@ def task_id_of(config: RunnableConfig) -> str:
 
 def namespace_of(config: RunnableConfig) -> str:
     return str(config[CONF].get(CONFIG_KEY_CHECKPOINT_NS, ""))
+
+
+def namespace_of_loop(loop: Any) -> str:
+    """The namespace of a graph that runs; that of its tasks begins with it."""
+    return NS_SEP.join(loop.checkpoint_ns)
 
 
 def stream_writer_of(config: RunnableConfig) -> Callable[[Any], None] | None:

@@ -30,6 +30,7 @@ from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
+from langgraph_speculative._saved import SavedTime
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._tools import key_of
 from langgraph_speculative._tree import Tree
@@ -85,7 +86,7 @@ class Session:
         self._claims = Claims(self)
         self._lock = threading.Lock()
         self._frames: dict[int, Frame] = {}
-        self._ends: dict[tuple[int, int], list[float]] = {}
+        self._saved = SavedTime()
         self._trackers = trackers
         self._learning = learning
         self._opened = time.monotonic()
@@ -219,6 +220,10 @@ class Session:
             ex.ended = time.monotonic()
             if isinstance(ex.info, NodeInfo) and ex.info.kind == "leaf":
                 self._count(ex, output)
+            elif ex.namespace:
+                assert ex.frame is not None
+                with self._lock:
+                    self._saved.add_graphs(ex.frame.loop, ex.frame.step, ex.namespace, ex.ended)
             frozen = None
             if ex.real_task is not None:
                 try:
@@ -239,8 +244,7 @@ class Session:
             self.report.steps += 1
             self.add_usage(output, "committed")
             assert ex.frame is not None
-            ends = self._ends.setdefault((id(ex.frame.loop), ex.frame.step), [0.0, 0.0])
-            ends[0], ends[1] = max(ends[0], ex.ended), max(ends[1], alone)
+            self._saved.add(ex.frame.loop, ex.frame.step, ex.ended, alone)
             if early is not None and early.state is State.BLOCKED:
                 lost = min(ex.ended - ex.started, max(0.0, ex.started - early.started))
                 self.report.stopped.setdefault(early.spoiled, Stop()).would_have_saved += lost
@@ -406,7 +410,7 @@ class Session:
     def _settle(self) -> None:
         report = self.report
         report.wall = time.monotonic() - self._opened
-        report.time_saved = sum(max(0.0, alone - actual) for actual, alone in self._ends.values())
+        report.time_saved = self._saved.total
         self.emit("end", seconds=report.time_saved)
         for tracker in self._trackers:
             tracker.add(report)
