@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 BAR = 0.85
 ROOT = Path(__file__).parent.parent
-NOT_ENGINE = {"cli.py", "theory.py", "_compare.py", "_draw.py", "_replay.py", "_target.py", "_trial.py"}
+NOT_ENGINE = {"cli.py", "_compare.py", "_draw.py", "_replay.py", "_target.py", "_trial.py"}
 """Modules that no run depends on."""
 
 QUICK = (

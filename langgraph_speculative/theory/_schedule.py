@@ -1,16 +1,11 @@
-"""The paper's model of a run, corrected: how fast a run could be if speculation itself cost nothing.
-
-Source: "Speculative Actions: A Lossless Framework for Faster Agentic Systems" (arXiv 2510.04371), section 3
-and Algorithm 1. The paper's proof books a hit as a saving of ``(C_t - G_t)+``, the head start of the next
-call. Its algorithm ends a pair of calls at ``max(C_t, G_t + C_{t+1})``, so a hit saves
-``min(C_{t+1}, (C_t - G_t)+)``: half of the paper's mean where calls and guesses are exponential.
-`ideal_schedule` follows the algorithm, not the proof.
-"""
+"""Runs with given latencies and hits: the ideal schedule, and many of them drawn at random."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import sqrt
+from random import Random
 
 
 @dataclass(frozen=True)
@@ -90,3 +85,80 @@ def ideal_schedule(
             following = min(following, max(done, window))
         start = following
     return Schedule(tuple(launched), tuple(committed))
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What many simulated runs took.
+
+    Attributes:
+        sequential: Seconds of a run without speculation, on average.
+        speculative: Seconds of a run with it, on average.
+        error: Standard error of `ratio`, from the spread between the runs.
+    """
+
+    sequential: float
+    speculative: float
+    error: float
+
+    @property
+    def ratio(self) -> float:
+        """``E[T_spec] / E[T_seq]``."""
+        return self.speculative / self.sequential
+
+    @property
+    def saved(self) -> float:
+        """Share of the time that is saved."""
+        return 1 - self.ratio
+
+
+def simulate(
+    p: float,
+    call: Callable[[Random], float],
+    guess: Callable[[Random], float],
+    *,
+    steps: int,
+    runs: int = 1000,
+    depth: int = 1,
+    run_on: bool = True,
+    algorithm_1: bool = False,
+    seed: int = 0,
+) -> Simulation:
+    """Draw runs, and give each the schedule that `ideal_schedule` allows.
+
+    Args:
+        p: Probability that one of the guesses for a step is right.
+        call: Draws the seconds of a call; ``lambda r: r.expovariate(beta)`` in the paper's model (section 3).
+        guess: Draws the seconds of a guess; ``lambda r: r.expovariate(alpha)`` in the paper's model.
+        steps: Steps of a run, T.
+        runs: Runs.
+        depth: Steps ahead of the committed run, d.
+        run_on: Whether branches go on with the real outputs of their own early calls.
+        algorithm_1: Make no guess in the step after a hit, as the paper's Algorithm 1; with ``depth=1`` and
+            ``run_on=False`` the mean is `corrected_ratio`.
+        seed: Of the random numbers; the same seed draws the same latencies and luck for every `p` and `depth`.
+
+    Raises:
+        ValueError: `p` outside [0, 1], `steps` or `depth` below 1, or fewer runs than two.
+    """
+    if not 0 <= p <= 1:
+        raise ValueError(f"p={p}: must be between 0 and 1.")
+    if steps < 1 or runs < 2:
+        raise ValueError(f"steps={steps} and runs={runs}: at least 1 step and 2 runs are needed.")
+    rng = Random(seed)
+    plain, fast = [], []
+    for _ in range(runs):
+        calls, guesses = [], []
+        hits: list[bool] = []
+        for _ in range(steps):
+            calls.append(call(rng))
+            guesses.append(guess(rng))
+            hit = rng.random() < p
+            hits.append(hit and not (algorithm_1 and hits and hits[-1]))
+        plain.append(sum(calls))
+        fast.append(ideal_schedule(calls, guesses, hits, depth=depth, run_on=run_on).total)
+    sequential, speculative = sum(plain) / runs, sum(fast) / runs
+    ratio = speculative / sequential
+    # Of a ratio of means: the spread of what each run is off it.
+    off = sum((f - ratio * s) ** 2 for f, s in zip(fast, plain, strict=True)) / (runs - 1)
+    return Simulation(sequential, speculative, sqrt(off / runs) / sequential)
