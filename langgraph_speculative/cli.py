@@ -1,4 +1,4 @@
-"""The command line: ``langgraph-speculative demo | inspect | compare``."""
+"""The command line: ``langgraph-speculative demo | inspect | compare | advise``."""
 
 from __future__ import annotations
 
@@ -91,6 +91,46 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--recorded", action="store_true", help="compare on the model answers of the first run")
     compare.add_argument("--sync", action="store_true", help="run without an event loop, in threads")
     compare.set_defaults(run=_compare)
+
+    advise = commands.add_parser("advise", help="say where speculation pays, from a report or from recorded runs")
+    what = advise.add_mutually_exclusive_group(required=True)
+    what.add_argument("report", nargs="?", type=Path, help="json.dumps(graph.report().to_dict()); - for standard input")
+    what.add_argument("--runs", type=Path, metavar="FILE", help="recorded runs: message lists, or LangSmith's export")
+    advise.add_argument(
+        "--value-per-second",
+        type=_amount,
+        default=0.0,
+        metavar="USD",
+        help="what a saved second is worth (default 0: advise only what costs nothing)",
+    )
+    advise.add_argument(
+        "--price",
+        action="append",
+        type=_price,
+        default=[],
+        metavar="[NAME=]USD",
+        help="per million tokens, of all models or of one; or per call of a tool; may be repeated",
+    )
+    advise.add_argument(
+        "--effect",
+        action="append",
+        type=_effect,
+        default=[],
+        metavar="NAME=EFFECT",
+        help="what a node or tool is declared as, or * for all; may be repeated",
+    )
+    advise.add_argument(
+        "--seconds",
+        action="append",
+        type=_seconds,
+        default=[],
+        metavar="NAME=S",
+        help="with --runs: how long a tool takes, or `model`, where the file has no times; may be repeated",
+    )
+    advise.add_argument("--breadth", type=_count, metavar="K", help="with --runs: guesses for each step (default 1)")
+    advise.add_argument("--folds", type=_count, metavar="N", help="with --runs: parts to cross-validate (default 5)")
+    advise.add_argument("--json", action="store_true", help="print a JSON object instead of the table")
+    advise.set_defaults(run=_advise)
     return parser
 
 
@@ -185,6 +225,31 @@ def _refuse_effects(target: str, fast: SpeculativeGraph) -> None:
         )
 
 
+def _advise(options: argparse.Namespace) -> int:
+    from langgraph_speculative._advise._command import advise_on_report, advise_on_runs, printed
+    from langgraph_speculative._advise._figures import Prices
+    from langgraph_speculative.effects import Effect
+
+    unknown = [effect for _, effect in options.effect if effect not in list(Effect)]
+    if unknown:
+        raise CommandError(f"{unknown[0]!r} is no effect: it is one of {', '.join(Effect)}.")
+    named = dict(options.price)
+    prices = Prices(named.pop("", None), named)
+    effects = {name: Effect(effect) for name, effect in options.effect}
+    common = {"effects": effects, "prices": prices, "value_per_second": options.value_per_second}
+    if options.runs:
+        breadth, folds = options.breadth or 1, options.folds or 5
+        rows, notes = advise_on_runs(
+            options.runs, seconds=dict(options.seconds), breadth=breadth, folds=folds, **common
+        )
+    else:
+        if options.seconds or options.breadth or options.folds:
+            raise CommandError("--seconds, --breadth and --folds belong to --runs: a report has been measured.")
+        rows, notes = advise_on_report(_json(options.report), str(options.report), **common)
+    print(printed(rows, notes, as_json=options.json))
+    return 0
+
+
 def _need(*modules: str) -> None:
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
@@ -212,6 +277,25 @@ def _scale(text: str) -> float:
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 100")
     return number
+
+
+def _amount(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 0")
+    return number
+
+
+def _price(text: str) -> tuple[str, float]:
+    name, _, usd = text.rpartition("=")
+    return name, _amount(usd)
+
+
+def _seconds(text: str) -> tuple[str, float]:
+    name, _, seconds = text.rpartition("=")
+    if not name:
+        raise argparse.ArgumentTypeError(f"{text!r} must be NAME=S, for example search=1.5")
+    return name, _amount(seconds)
 
 
 def _effect(text: str) -> tuple[str, str]:
