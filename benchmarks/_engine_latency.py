@@ -125,10 +125,11 @@ class SeedTimes:
     fast: tuple[float, ...]
 
 
-async def _time_seed(seed: int, settings: Settings) -> SeedTimes:
-    draws = graphs.draws(seed, IDEAL_STEPS)
+async def time_draws(draws: graphs.Draws, guess: float, settings: Settings) -> SeedTimes:
+    """Plain and speculative runs with the same latencies and hits, all combinations."""
+    seed = draws.seed
     graph = draws.graph()
-    config = graphs.config(IDEAL_STEPS)
+    config = graphs.config(draws.steps)
     plains: list[float] = []
     fasts: list[float] = []
     # Another order for every seed, so that no combination always stands next to a plain run.
@@ -139,7 +140,7 @@ async def _time_seed(seed: int, settings: Settings) -> SeedTimes:
             plains.append(seconds)
         fast = speculative(
             graph,
-            speculators=draws.speculators(p, k, IDEAL_GUESS),
+            speculators=draws.speculators(p, k, guess),
             effects=graphs.PURE,
             policy=_policy(d, k),
         )
@@ -149,6 +150,10 @@ async def _time_seed(seed: int, settings: Settings) -> SeedTimes:
         settings.meter.advance()
     by_combination = dict(zip(order, fasts, strict=True))
     return SeedTimes(seed, fmean(plains), tuple(by_combination[c] for c in COMBINATIONS))
+
+
+async def _time_seed(seed: int, settings: Settings) -> SeedTimes:
+    return await time_draws(graphs.draws(seed, IDEAL_STEPS), IDEAL_GUESS, settings)
 
 
 def _seed_in_subprocess(seed: int) -> SeedTimes:

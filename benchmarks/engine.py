@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import nan
 
@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from benchmarks import _engine_cost as cost
 from benchmarks import _engine_forks as forks
 from benchmarks import _engine_latency as latency
-from benchmarks._engine_rows import ROWS, Measured, Results, Settings
+from benchmarks._engine_rows import ROWS, Measured, Results, Row, Settings
 
 Measure = Callable[[Settings], Results]
 
@@ -50,7 +50,7 @@ GROUPS: tuple[tuple[tuple[str, ...], Measure], ...] = (
 """Rows that are measured together, because they need the same runs."""
 
 
-class _RichMeter:
+class RichMeter:
     """One progress bar per group of rows, on standard error."""
 
     def __init__(self, progress: Progress) -> None:
@@ -80,22 +80,22 @@ def measure(names: Sequence[str], settings: Settings) -> Results:
     return {row: results[row] for row in ROWS if row in results}
 
 
-def as_json(results: Results) -> str:
+def as_json(results: Results, rows: Mapping[str, Row] = ROWS) -> str:
     """``{row: {"value": ..., "bar": ..., "better": ...}}``; the value of a row that failed is null."""
     out = {}
     for name, measured in results.items():
-        row = ROWS[name]
+        row = rows[name]
         value = None if measured.value != measured.value else round(measured.value, 4)
         out[name] = {"value": value, "bar": row.bar, "better": row.better}
     return json.dumps(out, indent=2)
 
 
-def as_markdown(results: Results) -> str:
+def as_markdown(results: Results, rows: Mapping[str, Row] = ROWS) -> str:
     """A table for people, and below it what else was seen."""
     lines = ["| row | case | measured | bar | ideal |", "|---|---|---|---|---|"]
     notes = []
     for name, measured in results.items():
-        row = ROWS[name]
+        row = rows[name]
         sign = "≤" if row.better == "lower" else "≥"
         unit = f" {row.unit}" if row.unit else ""
         value = f"{measured.value:.3f}{unit}" if measured.value == measured.value else "failed"
@@ -124,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     # Drawn rarely: its thread takes the interpreter's lock from what is measured.
     with Progress(*columns, console=Console(stderr=True), refresh_per_second=1) as progress:
-        results = measure(names, Settings(args.quick, args.jobs, _RichMeter(progress)))
+        results = measure(names, Settings(args.quick, args.jobs, RichMeter(progress)))
     print(as_json(results) if args.json else as_markdown(results))
     return 0 if all(ROWS[name].is_met(measured.value) for name, measured in results.items()) else 1
 

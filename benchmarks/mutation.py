@@ -38,7 +38,7 @@ QUICK = (
 )
 """Tests of single modules: in front, since they notice most faults in seconds."""
 
-OF_OTHERS = "benchmarks cli compare demo theory fuzz"
+OF_OTHERS = "advise benchmarks benchmarks_theory cli compare demo theory theory_formulas fuzz"
 """Tests of other modules; and the fuzzer's, which are slow and would stand before most others."""
 
 TESTS = " ".join(
