@@ -11,14 +11,15 @@ import pytest
 from langchain_core.load import dumpd
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, ToolMessage, message_to_dict
 
-from langgraph_speculative import cli
+from langgraph_speculative import Guess, cli
 from langgraph_speculative._advise._command import advise_on_runs
 from langgraph_speculative._advise._figures import Prices
 from langgraph_speculative._advise._recordings import Recording, read_recordings
-from langgraph_speculative._advise._replay import Frequencies, replay
+from langgraph_speculative._advise._replay import Frequencies, Learned, replay
 from langgraph_speculative._advise._verdicts import Figures, advice, latencies, wilson
 from langgraph_speculative._target import CommandError
 from langgraph_speculative.effects import Effect
+from langgraph_speculative.speculators import BaseSpeculator
 
 
 def call(name: str, args: dict[str, Any], number: int = 0) -> Any:
@@ -239,6 +240,24 @@ def test_one_guess_serves_one_of_two_equal_calls() -> None:
             return [("get", {"key": "7"}, 1.0)]
 
     assert replay([Recording(list(twice))], lambda: Once([]), breadth=1, folds=2).tools["get"].hits == 1
+
+
+def test_a_speculator_as_a_predictor() -> None:
+    class Copying(BaseSpeculator):
+        fitted: Any = None
+
+        def fit(self, runs: Any) -> None:
+            self.fitted = runs
+
+        def guess(self, value: Any, config: Any) -> Any:
+            likely = AIMessage("", tool_calls=[call("get", {"key": value["messages"][-1].content})])
+            return [Guess({"messages": [AIMessage("Done.")]}, 0.2), Guess({"messages": [likely]}, 0.7)]
+
+    speculator = Copying()
+    learned = Learned(speculator)
+    learned.fit([conversation()])
+    assert speculator.fitted == [conversation()]
+    assert learned.predict(conversation()[:3]) == [("get", {"key": "7"}, 0.7)]
 
 
 def test_the_baseline_guesses_what_came_most_often() -> None:

@@ -9,9 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from langchain_core.messages import AIMessage, AnyMessage
+from langchain_core.runnables import RunnableConfig
 
 from langgraph_speculative._advise._recordings import Recording
 from langgraph_speculative._values import freeze
+from langgraph_speculative.speculators._protocol import guesses_of
 
 
 class Predictor(Protocol):
@@ -50,6 +52,36 @@ class Frequencies:
         counts = self._after.get(_last_step(messages), Counter())
         total = sum(counts.values())
         return [(*self._calls[key], count / total) for key, count in counts.most_common(10)]
+
+
+class Learner(Protocol):
+    """A Speculator for an agent's model node that learns from recorded runs."""
+
+    def fit(self, runs: Sequence[Sequence[AnyMessage]]) -> object:
+        """Learn from whole runs."""
+
+    def guess(self, value: Any, config: RunnableConfig) -> Any:
+        """Guess the node's output, from its input."""
+
+
+class Learned:
+    """A Speculator as a predictor: the tool calls in the messages that it guesses."""
+
+    def __init__(self, speculator: Learner) -> None:
+        self._speculator = speculator
+
+    def fit(self, runs: Sequence[Sequence[AnyMessage]]) -> None:
+        """Have it learn."""
+        self._speculator.fit(runs)
+
+    def predict(self, messages: Sequence[AnyMessage]) -> list[tuple[str, dict[str, Any], float]]:
+        """Its guesses, most confident first."""
+        return [
+            (call["name"], call["args"], guess.confidence)
+            for guess in guesses_of(self._speculator.guess({"messages": list(messages)}, {}))
+            for message in guess.output["messages"]
+            for call in getattr(message, "tool_calls", ())
+        ]
 
 
 @dataclass
