@@ -80,13 +80,17 @@ async def test_the_saving_in_the_report_is_what_the_plain_run_takes_longer(names
     fast = speculative(plain, speculators=speculators, effects={"*": "pure"}, policy=Policy(depth=3))
     state: Any = {"log": []}
     await fast.ainvoke(state)
-    started = time.perf_counter()
-    expected = await plain.ainvoke(state)
-    middle = time.perf_counter()
-    with fast.track() as report:
-        result = await fast.ainvoke(state)
-    ended = time.perf_counter()
-    assert sorted(result["log"]) == sorted(expected["log"])
-    difference = (middle - started) - (ended - middle)
-    assert difference > 0.1
-    assert 0.6 * difference < report.time_saved < 1.5 * difference
+    seen = []
+    for _ in range(3):
+        started = time.perf_counter()
+        expected = await plain.ainvoke(state)
+        middle = time.perf_counter()
+        with fast.track() as report:
+            result = await fast.ainvoke(state)
+        ended = time.perf_counter()
+        assert sorted(result["log"]) == sorted(expected["log"])
+        difference = (middle - started) - (ended - middle)
+        seen.append((report.time_saved, difference))
+        if difference > 0.1 and 0.6 * difference < report.time_saved < 1.5 * difference:
+            return  # what is counted wrongly is so every time; a busy machine is not
+    pytest.fail(f"the report's saving, and by the clock: {seen}")
