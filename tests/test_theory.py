@@ -7,7 +7,7 @@ from itertools import pairwise
 from statistics import fmean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langgraph_speculative.theory import ideal_schedule
@@ -106,6 +106,7 @@ steps = st.lists(
 )
 
 
+@settings(deadline=None, max_examples=50)
 @given(steps, st.integers(1, 5), st.booleans())
 def test_bounds(run: list[tuple[float, float, bool]], depth: int, run_on: bool) -> None:
     calls, guesses, hits = [r[0] for r in run], [r[1] for r in run], [r[2] for r in run]

@@ -8,7 +8,7 @@ from math import inf
 from statistics import fmean
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from langgraph_speculative import theory
@@ -86,6 +86,7 @@ def test_a_window_that_moves_on_after_a_hit_saves_more_than_algorithm_1() -> Non
     assert simulate(*draws, **options).ratio < simulate(*draws, **options, algorithm_1=True).ratio - 0.05  # type: ignore[arg-type]
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(0, 1), st.integers(1, 60), st.floats(0.05, 0.9))
 def test_constant_latencies_and_unlimited_depth(p: float, steps: int, guess: float) -> None:
     """Theorem 6, step by step: every step but the last starts the next a guess later, or a call later."""
@@ -118,6 +119,7 @@ def test_costs_in_the_limit() -> None:
     assert paper_cost(0.5, 3.0, 1.0, 2) == pytest.approx(2 - 2.75 / 3)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.floats(0, 1), st.floats(0.1, 100), st.integers(1, 5), st.one_of(st.none(), st.integers(1, 50)))
 def test_the_corrected_cost_is_at_most_theorem_4(p: float, alpha: float, distinct: int, steps: int | None) -> None:
     assert corrected_cost(p, alpha, 1.0, distinct, steps) <= paper_cost(p, alpha, 1.0, distinct, steps) + 1e-9
@@ -172,6 +174,7 @@ def test_expected_saving_of_exponential_latencies() -> None:
     assert measured == pytest.approx(paper_saving_per_hit(4.0, 0.5) / 2, rel=0.05)
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), max_size=6), st.floats(0, 3), st.floats(0.001, 2))
 def test_the_greedy_rule_is_optimal(confidences: list[float], saving: float, cost: float) -> None:
     """Corollary 5."""
