@@ -68,41 +68,56 @@ class Workers:
 
     async def in_pool(self, function: Callable[..., Any], *args: Any, done: Callable[[], None] | None = None) -> Any:
         """Run blocking code in a thread; cancelling the waiter leaves the thread to end by itself."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[Any] = loop.create_future()
-        context = copy_context()
-
-        def deliver(value: Any, error: BaseException | None) -> None:
-            if done is not None:
-                done()
-            if result.done():
-                return
-            if error is None:
-                result.set_result(value)
-            else:
-                result.set_exception(error)
-
-        def job() -> None:
-            value, error = None, None
-            try:
-                value = context.run(function, *args)
-            except BaseException as raised:
-                # A future cannot carry it, and it would look like the end of an iteration.
-                error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
-            try:
-                loop.call_soon_threadsafe(deliver, value, error)
-            except RuntimeError:
-                pass  # the run's loop is closed: nobody waits
-
-        if not _scheduler.POOL.submit(self._owner, job):
-            raise NoRoom("all threads of the pool are busy")
-        return await result
+        return await in_pool(self._owner, function, *args, done=done)
 
     def cancel_all(self) -> list[asyncio.Task[Any]]:
         """Cancel every task; those that are still to end."""
         for task in self._tasks:
             task.cancel()
         return list(self._tasks)
+
+
+async def in_pool(
+    owner: object, function: Callable[..., Any], *args: Any, done: Callable[[], None] | None = None
+) -> Any:
+    """Run blocking code in a thread of the pool, in the current context.
+
+    Args:
+        owner: What the thread is counted for.
+        done: Called on the loop when the thread is free again, which may be after the waiter was cancelled.
+
+    Raises:
+        NoRoom: All threads are busy.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[Any] = loop.create_future()
+    context = copy_context()
+
+    def deliver(value: Any, error: BaseException | None) -> None:
+        if done is not None:
+            done()
+        if result.done():
+            return
+        if error is None:
+            result.set_result(value)
+        else:
+            result.set_exception(error)
+
+    def job() -> None:
+        value, error = None, None
+        try:
+            value = context.run(function, *args)
+        except BaseException as raised:
+            # A future cannot carry it, and it would look like the end of an iteration.
+            error = RuntimeError(repr(raised)) if isinstance(raised, StopIteration) else raised
+        try:
+            loop.call_soon_threadsafe(deliver, value, error)
+        except RuntimeError:
+            pass  # the run's loop is closed: nobody waits
+
+    if not _scheduler.POOL.submit(owner, job):
+        raise NoRoom("all threads of the pool are busy")
+    return await result
 
 
 async def ended(tasks: list[asyncio.Task[Any]]) -> None:

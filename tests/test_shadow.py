@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -161,9 +160,7 @@ def drafted(*, sync_only: bool) -> Draft:
     def invoke(value: Any, config: Any) -> Any:
         return function([value, config["configurable"]])
 
-    draft = Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
-    draft._node = SimpleNamespace(invoke=invoke, ainvoke=ainvoke)  # type: ignore[assignment]
-    return draft
+    return Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
 
 
 @pytest.mark.parametrize(

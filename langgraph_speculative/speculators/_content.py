@@ -1,0 +1,134 @@
+"""What inputs and outputs say, ids aside: keys of inputs, outcomes of outputs, and earlier outputs with new ids.
+
+The ledger renames only ids that were minted since a fork. A Speculator compares across runs, where all ids are others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+from langchain_core.messages import BaseMessage
+from langgraph.errors import ParentCommand
+from langgraph.types import Command
+
+from langgraph_speculative._ids import frozen_ids, rename
+from langgraph_speculative._values import Id, freeze
+
+
+def key_of(value: Any) -> str:
+    """A key of a node's input, the same in all processes: equal for inputs that differ in ids alone.
+
+    Raises:
+        Opaque: Some part cannot be taken apart.
+    """
+    return hashlib.sha256(repr(_canonical(freeze(value), {})).encode()).hexdigest()
+
+
+def ids_of(value: Any) -> list[str]:
+    """The ids in a value, in the order in which they first appear.
+
+    Raises:
+        Opaque: Some part cannot be taken apart.
+    """
+    found: dict[str, int] = {}
+    _canonical(freeze(value), found)
+    return list(found)
+
+
+def outcome_of(output: Any) -> Any:
+    """What a node's output does to the state: equal for a dict, a Command and a list of Commands that write the same.
+
+    Ids do not count, and of a message with tool calls nothing but the calls: those are what is made early.
+
+    Raises:
+        Opaque: Some part cannot be taken apart.
+    """
+    updates: list[Any] = []
+    _flatten(output, updates)
+    return _canonical(freeze(updates), {})
+
+
+def _flatten(output: Any, into: list[Any]) -> None:
+    if isinstance(output, Command):
+        into.append(("command", output.graph, output.goto, output.resume))
+        _flatten(output.update, into)
+    elif isinstance(output, dict):
+        into.extend((key, _spoken(output[key])) for key in sorted(output, key=str))
+    elif isinstance(output, list | tuple) and any(isinstance(o, Command | dict) for o in output):
+        for one in output:
+            _flatten(one, into)
+    elif output is not None:
+        into.append(_spoken(output))
+
+
+def _spoken(value: Any) -> Any:
+    if isinstance(value, BaseMessage):
+        value = [value]
+    if not isinstance(value, list):
+        return value
+    return [
+        [(call["name"], call["args"]) for call in calls] if (calls := getattr(v, "tool_calls", None)) else v
+        for v in value
+    ]
+
+
+def _canonical(frozen: Any, ids: dict[str, int]) -> Any:
+    """A snapshot with its ids numbered in the order of their appearance, and its types by their names."""
+    if type(frozen) is Id:
+        return ("id", ids.setdefault(str(frozen), len(ids)))
+    if type(frozen) is str:
+        # What repeats an id as a plain string, such as a list of the calls that are done.
+        return ("id", ids[frozen]) if frozen in ids else frozen
+    if type(frozen) is tuple:
+        if frozen and type(frozen[0]) is int:
+            # Only a message's snapshot begins with a number: the address of its class.
+            frozen = (_class_at(frozen[0]), *frozen[1:])
+        return tuple([_canonical(part, ids) for part in frozen])
+    if type(frozen) is frozenset:
+        return ("set", *sorted(repr(_canonical(part, ids)) for part in frozen))
+    if isinstance(frozen, type):
+        return f"{frozen.__module__}.{frozen.__qualname__}"
+    return frozen
+
+
+_classes: dict[int, str] = {}
+
+
+def _class_at(address: int) -> str:
+    if address not in _classes:
+        todo: list[type] = [BaseMessage]
+        while todo:
+            kind = todo.pop()
+            _classes[id(kind)] = f"{kind.__module__}.{kind.__qualname__}"
+            todo += kind.__subclasses__()
+    return _classes[address]
+
+
+def committed(output: Any) -> Any:
+    """What a Speculator was told that a node has returned, as a node returns it: a Command for the parent is raised."""
+    if isinstance(output, ParentCommand):
+        return replace(output.args[0], graph=Command.PARENT)
+    return output
+
+
+def renewed(output: Any, before: list[str], now: list[str]) -> Any:
+    """A copy of an earlier output for an input of the same key.
+
+    Ids of the earlier input become those of this one at the same places; all others are minted anew, since an id that
+    the thread has already would replace a message.
+
+    Args:
+        output: What the node returned then.
+        before: `ids_of` its input then.
+        now: `ids_of` its input now.
+
+    Raises:
+        Opaque: The output cannot be copied.
+    """
+    own: set[str] = set()
+    frozen_ids((freeze(output),), own)
+    ids = {old: str(uuid4()) for old in own} | dict(zip(before, now, strict=True))
+    return rename(output, ids, embedded=True)
