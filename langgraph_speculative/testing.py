@@ -20,6 +20,7 @@ import copy
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from langchain_core.messages import AIMessage, ToolMessage
@@ -167,8 +168,8 @@ def check_speculator(
 
     It is asked synchronously and asynchronously, as the engine does it in either kind of run, and from several threads
     at once while it learns. It may guess nothing, but it does not raise, keeps its input as it is, and returns what the
-    engine can take: `Guess`, plain outputs, lists of `Guess` alone, ``None``, or a generator of these; with confidences in
-    [0, 1], and outputs that can be compared with the node's.
+    engine can take: `Guess`, plain outputs, lists of `Guess` alone, ``None``, or a generator of these; with
+    confidences in [0, 1], and outputs that can be compared with the node's.
 
     Args:
         speculator_factory: Makes the Speculator; a function that is one is ``lambda: function``.
@@ -200,8 +201,9 @@ def check_speculator(
     pairs = list(zip(inputs, outputs, strict=False))
 
     def learn() -> None:
-        for value, output in pairs if isinstance(speculator, BaseSpeculator) else ():
-            _kept("learn", (value, output), lambda value=value, output=output: speculator.learn(value, output, given))  # type: ignore[misc]
+        if isinstance(speculator, BaseSpeculator):
+            for value, output in pairs:
+                _kept("learn", (value, output), partial(speculator.learn, value, output, given))
 
     learn()
     found = [guess for value in inputs for guess in _asked(speculator, value, given)]

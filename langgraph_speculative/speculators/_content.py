@@ -14,8 +14,16 @@ from langchain_core.messages import BaseMessage
 from langgraph.errors import ParentCommand
 from langgraph.types import Command
 
-from langgraph_speculative._ids import frozen_ids, rename
-from langgraph_speculative._values import Id, freeze
+from langgraph_speculative._ids import frozen_ids
+from langgraph_speculative._values import Id, copy_value, freeze
+
+
+UNMINTED = "\0"
+"""Begins what stands for an id that is still to be minted."""
+
+
+EMBEDDED = 16
+"""Characters from which on an id is taken for one inside a longer string too: a short one may be any word."""
 
 
 def key_of(value: Any) -> str:
@@ -53,7 +61,8 @@ def outcome_of(output: Any) -> Any:
 
 def _flatten(output: Any, into: list[Any]) -> None:
     if isinstance(output, Command):
-        into.append(("command", output.graph, output.goto, output.resume))
+        if output.graph or output.goto or output.resume:
+            into.append(("command", output.graph, output.goto, output.resume))
         _flatten(output.update, into)
     elif isinstance(output, dict):
         into.extend((key, _spoken(output[key])) for key in sorted(output, key=str))
@@ -85,7 +94,9 @@ def _canonical(frozen: Any, ids: dict[str, int]) -> Any:
     if type(frozen) is tuple:
         if frozen and type(frozen[0]) is int:
             # Only a message's snapshot begins with a number: the address of its class.
-            frozen = (_class_at(frozen[0]), *frozen[1:])
+            # One that has no id yet will have one: it stands for any that is new.
+            own = Id(f"{UNMINTED}{len(ids)}") if frozen[1] is None else frozen[1]
+            frozen = (_class_at(frozen[0]), own, *frozen[2:])
         return tuple([_canonical(part, ids) for part in frozen])
     if type(frozen) is frozenset:
         return ("set", *sorted(repr(_canonical(part, ids)) for part in frozen))
@@ -130,5 +141,15 @@ def renewed(output: Any, before: list[str], now: list[str]) -> Any:
     """
     own: set[str] = set()
     frozen_ids((freeze(output),), own)
-    ids = {old: str(uuid4()) for old in own} | dict(zip(before, now, strict=True))
-    return rename(output, ids, embedded=True)
+    ids = {old: str(uuid4()) for old in own}
+    ids |= {old: new for old, new in zip(before, now, strict=True) if not new.startswith(UNMINTED)}
+    long = {old: new for old, new in ids.items() if len(old) >= EMBEDDED}
+
+    def text(s: str) -> str:
+        if (new := ids.get(s)) is not None:
+            return new
+        for old, new in long.items():
+            s = s.replace(old, new)
+        return s
+
+    return copy_value(output, text)

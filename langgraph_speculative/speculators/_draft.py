@@ -21,7 +21,6 @@ from langgraph_speculative.speculators._asking import together
 from langgraph_speculative.speculators._content import outcome_of
 from langgraph_speculative.speculators._protocol import NOTHING, BaseSpeculator, Guess, known_names
 
-
 TOOLS = "a draft's tools are never run. Draft the model nodes."
 
 
@@ -38,8 +37,8 @@ class Draft(BaseSpeculator):
 
     Args:
         drafts: A compiled graph, whose node of the same name is taken, a node of one (``cheap.nodes["model"]``) or any
-            runnable that stands for it, or several of these. For a nested node (``"outer|inner"``) the graph may be the draft of the outer graph or of
-            the inner one.
+            runnable that stands for it, or several of these. For a nested node (``"outer|inner"``) the graph may be the
+            draft of the outer graph or of the inner one.
         samples: Times that each draft is run, all at the same time. More than one is of use at a temperature above 0
             only. The guesses come when the slowest sample has: the likeliest first.
 
