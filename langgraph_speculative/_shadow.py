@@ -14,7 +14,7 @@ from langgraph_speculative._histories import Histories, Loan
 from langgraph_speculative._ledger import Execution
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
 from langgraph_speculative._workers import NoRoom, Workers
-from langgraph_speculative.speculators._protocol import NOTHING, BaseSpeculator, Guess, guesses_of, is_async, is_stream
+from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, guesses_of, is_async, is_stream
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -58,7 +58,7 @@ class Shadows:
             taken = 0
             async for guess in guesses:
                 self._session.add_tokens(guess.usage.items(), "draft")
-                if guess.output is NOTHING:
+                if guess.output is NO_GUESS:
                     continue
                 self._propose(core, guess, info)
                 taken += 1

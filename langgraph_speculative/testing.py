@@ -35,7 +35,7 @@ from langgraph_speculative.policy import Policy
 from langgraph_speculative.report import Report
 from langgraph_speculative.speculators import _protocol
 from langgraph_speculative.speculators._asking import aask, ask
-from langgraph_speculative.speculators._protocol import NOTHING, BaseSpeculator, Guess, Speculator
+from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, Speculator
 
 __all__ = ["check_same_run", "check_speculator"]
 
@@ -280,13 +280,14 @@ def _sound(guesses: list[Guess], value: Any) -> list[Guess]:
         output = guess.output
         mixed = isinstance(output, list | tuple) and any(isinstance(o, Guess) for o in output)
         assert not mixed, f"{where}: a list that holds other things than Guess counts as one output: {output!r}"
+        assert output != [], f"{where}: an empty list counts as an output: return None for no guess"
         assert not inspect.isawaitable(output), f"{where}: the output is to be awaited first: {output!r}"
         assert not isinstance(output, Iterator), f"{where}: a generator inside of what was returned: {output!r}"
         try:
             freeze(output)
         except Opaque as error:
             raise AssertionError(f"{where}: the output cannot be compared with the node's: {error}") from None
-    return [g for g in guesses if g.output is not NOTHING]
+    return [g for g in guesses if g.output is not NO_GUESS]
 
 
 def compare_runs(plain: list[Run], observed: list[Run], *, ordered: bool | None = None) -> None:

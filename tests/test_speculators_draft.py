@@ -21,7 +21,7 @@ from langgraph.types import Command
 from langgraph_speculative import Policy, SpeculationError, speculative
 from langgraph_speculative.speculators import Draft, Guess
 from langgraph_speculative.speculators._draft import probability_of
-from tests.support import LIMIT, Probe, ScriptedModel, Tally, World, call, chain, says, turns
+from tests.support import LIMIT, Probe, ScriptedModel, Signal, Tally, World, call, chain, says, turns
 
 CONFIG: Any = {"configurable": {}}
 
@@ -70,7 +70,7 @@ def test_samples_that_agree_are_one_guess(world: World) -> None:
 
 
 def test_samples_run_beside_each_other(world: World) -> None:
-    meeting, ameeting = threading.Barrier(3, timeout=LIMIT), []
+    meeting, all_here, inputs = threading.Barrier(3, timeout=LIMIT), Signal("all three"), []
 
     def node(value: Any) -> Any:
         meeting.wait()
@@ -78,15 +78,16 @@ def test_samples_run_beside_each_other(world: World) -> None:
         return {"y": value.get("y", 0)}
 
     async def anode(value: Any) -> Any:
-        ameeting.append(value)
-        while len(ameeting) < 3:
-            await asyncio.sleep(0)
+        inputs.append(value)
+        if len(inputs) == 3:
+            all_here.set()
+        await all_here.wait()
         value["x"] = "changed"
         return {"y": 0}
 
     guesses = ask(world, Draft(RunnableLambda(node, anode), samples=3), {"y": 0})
     assert [(g.output, g.confidence) for g in guesses] == [({"y": 0}, 1.0)]
-    assert len({id(v) for v in ameeting}) == len(ameeting)
+    assert len({id(v) for v in inputs}) == len(inputs)
 
 
 def test_a_sample_that_fails_is_none(world: World) -> None:

@@ -25,7 +25,7 @@ class State(TypedDict, total=False):
 
 
 def ask(route: Route, value: Any = None) -> list[tuple[Any, float]]:
-    return [(g.output, round(g.confidence, 3)) for g in route.guess(value or {}, CONFIG)]
+    return [(g.output, round(g.confidence, 3)) for g in route.guess(value or {}, CONFIG) or ()]
 
 
 def learn(route: Route, *outputs: Any, value: Any = None) -> None:

@@ -17,7 +17,6 @@ from langgraph.types import Command
 from langgraph_speculative._ids import frozen_ids
 from langgraph_speculative._values import Id, copy_value, freeze
 
-
 UNMINTED = "\0"
 """Begins what stands for an id that is still to be minted."""
 

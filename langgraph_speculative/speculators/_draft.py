@@ -19,7 +19,7 @@ from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.report import usage_of
 from langgraph_speculative.speculators._asking import together
 from langgraph_speculative.speculators._content import outcome_of
-from langgraph_speculative.speculators._protocol import NOTHING, BaseSpeculator, Guess, known_names
+from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, known_names
 
 TOOLS = "a draft's tools are never run. Draft the model nodes."
 
@@ -114,7 +114,7 @@ class Draft(BaseSpeculator):
                 samples.setdefault(key, output)
         ranked = sorted(samples, key=lambda key: -shares[key])
         guesses = [Guess(samples[key], min(1.0, shares[key]), "draft") for key in ranked if samples[key] is not None]
-        first = guesses[0] if guesses else Guess(NOTHING)
+        first = guesses[0] if guesses else Guess(NO_GUESS)
         return [Guess(first.output, first.confidence, "draft", dict(usage)), *guesses[1:]]
 
 

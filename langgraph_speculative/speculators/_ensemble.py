@@ -13,7 +13,7 @@ from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._asking import aask, ask, has_async_form
 from langgraph_speculative.speculators._content import committed, key_of, outcome_of
 from langgraph_speculative.speculators._protocol import (
-    NOTHING,
+    NO_GUESS,
     BaseSpeculator,
     Guess,
     Speculator,
@@ -74,7 +74,7 @@ class Ensemble(BaseSpeculator):
         bound = {n: m.bind(node) if isinstance(m, BaseSpeculator) else m for n, m in self._members.items()}
         return Ensemble(bound, threshold=self._threshold)
 
-    def guess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """The members' guesses, likeliest first."""
         merged = _Merged()
         for name, member in self._members.items():
@@ -87,7 +87,7 @@ class Ensemble(BaseSpeculator):
                 break
         return self._ranked(merged, value)
 
-    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """The members' guesses, likeliest first."""
         merged = _Merged()
         for name, member in self._members.items():
@@ -125,7 +125,7 @@ class Ensemble(BaseSpeculator):
         merged.asked += 1
         for guess in given:
             merged.usage.update(guess.usage)
-            if guess.output is NOTHING:
+            if guess.output is NO_GUESS:
                 continue
             try:
                 outcome = outcome_of(guess.output)
@@ -140,7 +140,7 @@ class Ensemble(BaseSpeculator):
                 merged.best[outcome] = Guess(guess.output, confidence, source)
         return any(guess.confidence >= self._threshold for guess in merged.best.values())
 
-    def _ranked(self, merged: _Merged, value: Any) -> list[Guess]:
+    def _ranked(self, merged: _Merged, value: Any) -> list[Guess] | None:
         if merged.errors and not merged.asked:
             raise merged.errors[0]
         if merged.stated:
@@ -153,7 +153,9 @@ class Ensemble(BaseSpeculator):
                     self._pending[key] = merged.stated
                     if len(self._pending) > MAX_PENDING:
                         self._pending.popitem(last=False)
-        guesses = sorted(merged.best.values(), key=lambda g: -g.confidence) or [Guess(NOTHING)]
+        guesses = sorted(merged.best.values(), key=lambda g: -g.confidence)
+        if not guesses:
+            return [Guess(NO_GUESS, usage=dict(merged.usage))] if merged.usage else None
         first = guesses[0]
         return [Guess(first.output, first.confidence, first.source, dict(merged.usage)), *guesses[1:]]
 

@@ -11,7 +11,7 @@ from langchain_core.tools import BaseTool
 from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.report import usage_of
-from langgraph_speculative.speculators._protocol import NOTHING, BaseSpeculator, Guess
+from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess
 from langgraph_speculative.speculators._questions import Calls, Question, Results, Words, answers_in, transcript
 
 
@@ -81,11 +81,11 @@ class Model(BaseSpeculator):
             bound._tools = {name: info.tool for name, info in infos.items() if info.tool is not None}
         return bound
 
-    def guess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """Ask, in a thread."""
         question = self._question(value)
         if question is None:
-            return []
+            return None
         messages, own = self._prompt(question, value), _own(config)
         if (asked := self._with_schema(question)) is not None:
             try:
@@ -100,11 +100,11 @@ class Model(BaseSpeculator):
         self._structured = False  # had this failed too, it would not have been for the schema
         return self._guesses(question, given)
 
-    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """Ask, on the event loop."""
         question = self._question(value)
         if question is None:
-            return []
+            return None
         messages, own = self._prompt(question, value), _own(config)
         if (asked := self._with_schema(question)) is not None:
             try:
@@ -148,7 +148,7 @@ class Model(BaseSpeculator):
             HumanMessage(asked),
         ]
 
-    def _guesses(self, question: Question, given: Any) -> list[Guess]:
+    def _guesses(self, question: Question, given: Any) -> list[Guess] | None:
         """The usable ones of a model's answers, likeliest first."""
         raw = given.get("raw") if isinstance(given, dict) and "raw" in given else given
         usage: dict[str, int] = {}
@@ -161,7 +161,7 @@ class Model(BaseSpeculator):
                 guesses.append(Guess(output, _confidence(answer), "model"))
         guesses = sorted(guesses, key=lambda g: -g.confidence)[: self._k]
         if not guesses:
-            return [Guess(NOTHING, usage=usage)] if usage else []
+            return [Guess(NO_GUESS, usage=usage)] if usage else None
         first = guesses[0]
         return [Guess(first.output, first.confidence, "model", usage), *guesses[1:]]
 

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from langgraph_speculative._nodes import NodeInfo
 
 
-class _Nothing:
+class _NoGuess:
     def __repr__(self) -> str:
-        return "NOTHING"
+        return "NO_GUESS"
 
 
-NOTHING = _Nothing()
+NO_GUESS = _NoGuess()
 """The output of a `Guess` that proposes none: asking has cost tokens, and came to nothing."""
 
 

@@ -154,8 +154,9 @@ class Results(Question):
 
     @classmethod
     def suits(cls, value: Any, key: str) -> bool:
-        messages = messages_in(value, key)
-        return bool(_calls_of(value, key)) and not (messages and not isinstance(messages[-1], AIMessage))
+        calls, messages = _calls_of(value, key), messages_in(value, key)
+        # An older message's calls have been made. A call that is sent by itself is not.
+        return bool(calls) and (not messages or calls == getattr(messages[-1], "tool_calls", None) or "__type" in value)
 
     @classmethod
     def of(cls, value: Any, key: str, tools: Mapping[str, BaseTool]) -> Results | None:

@@ -94,12 +94,12 @@ class Replay(BaseSpeculator):
             bound._place.namespace += (_escaped(node.label),)
         return bound
 
-    def guess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """The outputs of this input, the likeliest first."""
         try:
             ids, key = ids_of(value), key_of(value)
         except Opaque:
-            return []
+            return None
         with self._lock:
             known = self._fresh(self._tenant(config), key)
             rate = (self._same + 1) / (self._met + 2)
@@ -108,7 +108,7 @@ class Replay(BaseSpeculator):
             Guess(renewed(o.output, o.ids, ids), (o.count + (rate if number == 0 else 0)) / times, "replay")
             for number, o in enumerate(known)
         ]
-        return sorted(guesses, key=lambda g: -g.confidence)
+        return sorted(guesses, key=lambda g: -g.confidence) or None
 
     def learn(self, value: Any, output: Any, config: RunnableConfig) -> None:
         """Remember what the input has led to."""

@@ -79,7 +79,7 @@ class Route(BaseSpeculator):
             )
         return Route(self._updates, features=self._features, memory=self._memory, max_learned=self._max_learned)
 
-    def guess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """All updates, likeliest first."""
         feature = None if self._features is None else self._features(value)
         with self._lock:
@@ -90,7 +90,8 @@ class Route(BaseSpeculator):
                 weight = min(self._memory / 10, max(PRIOR, self._all.total))
                 likely = self._by_feature[feature].shares(candidates, likely, weight)
         ranked = sorted(candidates, key=lambda key: -likely[key])
-        return [Guess(renewed(candidates[k][1], [], []), min(1.0, likely[k]), candidates[k][0]) for k in ranked]
+        guesses = [Guess(renewed(candidates[k][1], [], []), min(1.0, likely[k]), candidates[k][0]) for k in ranked]
+        return guesses or None
 
     def learn(self, value: Any, output: Any, config: RunnableConfig) -> None:
         """Count what the node wrote."""
