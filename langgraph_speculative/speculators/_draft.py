@@ -28,7 +28,8 @@ class Draft(BaseSpeculator):
     """Guesses a node's output by running the same-named node of a draft graph, on a faster model.
 
     The draft's node sees the input, the user's configurable and the context; no store, checkpointer, stream or
-    callback. A draft node that is or contains a tool is never run.
+    callback. A draft node that is or contains a tool is never run. One without a synchronous form cannot guess in a
+    synchronous run.
 
     The confidence of a guess is the probability that the model gives to its tokens, where the messages carry log
     probabilities of all of them (``ChatOpenAI(logprobs=True)`` for text); else the share of the samples that agree.
