@@ -11,7 +11,7 @@ from langgraph.store.sqlite import SqliteStore
 
 from langgraph_speculative import SpeculationError, speculative
 from langgraph_speculative.speculators import Replay, _replay
-from langgraph_speculative.speculators._content import key_of, outcome_of
+from langgraph_speculative.speculators._content import keyed, outcome_of
 from tests.support import Probe, World, call, chain, says
 
 CONFIG: Any = {"configurable": {}}
@@ -140,11 +140,11 @@ def test_content() -> None:
     assert outcome_of({"messages": one}) == outcome_of({"messages": [other]})
     assert outcome_of({"messages": [says("a")]}) != outcome_of({"messages": [says("b")]})
     assert outcome_of({"a": 1, "b": 2}) == outcome_of({"b": 2, "a": 1})
-    assert key_of(asked("then")) == key_of(asked("now"))
+    assert keyed(asked("then"))[0] == keyed(asked("now"))[0]
     same, differ = [HumanMessage("?", id="1")] * 2, [HumanMessage("?", id="1"), HumanMessage("?", id="2")]
-    assert key_of(same) != key_of(differ)
+    assert keyed(same)[0] != keyed(differ)[0]
     fixed = {"messages": [HumanMessage("?")], "kinds": {int, str}, "x": 1.5}
-    assert key_of(fixed) == "4cdc3f9cf9cc8a4d9110f1b52f85ead701599b2544207b523a43ee84510630c7"
+    assert keyed(fixed)[0] == "4cdc3f9cf9cc8a4d9110f1b52f85ead701599b2544207b523a43ee84510630c7"
 
 
 def test_a_second_run_is_sooner(world: World, probe: Probe) -> None:

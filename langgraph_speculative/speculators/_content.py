@@ -18,31 +18,24 @@ from langgraph_speculative._ids import frozen_ids
 from langgraph_speculative._values import Id, copy_value, freeze
 
 UNMINTED = "\0"
-"""Begins what stands for an id that is still to be minted."""
+"""How that begins which stands for an id that is still to be minted."""
 
 
 EMBEDDED = 16
 """Characters from which on an id is taken for one inside a longer string too: a short one may be any word."""
 
 
-def key_of(value: Any) -> str:
-    """A key of a node's input, the same in all processes: equal for inputs that differ in ids alone.
+def keyed(value: Any) -> tuple[str, list[str]]:
+    """A key of a node's input, and the ids in it in the order in which they first appear.
+
+    The key is the same in all processes, and for inputs that differ in ids alone.
 
     Raises:
         Opaque: Some part cannot be taken apart.
     """
-    return hashlib.sha256(repr(_canonical(freeze(value), {})).encode()).hexdigest()
-
-
-def ids_of(value: Any) -> list[str]:
-    """The ids in a value, in the order in which they first appear.
-
-    Raises:
-        Opaque: Some part cannot be taken apart.
-    """
-    found: dict[str, int] = {}
-    _canonical(freeze(value), found)
-    return list(found)
+    ids: dict[str, int] = {}
+    canonical = _canonical(freeze(value), ids)
+    return hashlib.sha256(repr(canonical).encode()).hexdigest(), list(ids)
 
 
 def outcome_of(output: Any) -> Any:
@@ -85,19 +78,20 @@ def _spoken(value: Any) -> Any:
 
 def _canonical(frozen: Any, ids: dict[str, int]) -> Any:
     """A snapshot with its ids numbered in the order of their appearance, and its types by their names."""
-    if type(frozen) is Id:
-        return ("id", ids.setdefault(str(frozen), len(ids)))
-    if type(frozen) is str:
+    kind = type(frozen)
+    if kind is str:
         # What repeats an id as a plain string, such as a list of the calls that are done.
         return ("id", ids[frozen]) if frozen in ids else frozen
-    if type(frozen) is tuple:
+    if kind is tuple:
         if frozen and type(frozen[0]) is int:
             # Only a message's snapshot begins with a number: the address of its class.
             # One that has no id yet will have one: it stands for any that is new.
             own = Id(f"{UNMINTED}{len(ids)}") if frozen[1] is None else frozen[1]
             frozen = (_class_at(frozen[0]), own, *frozen[2:])
         return tuple([_canonical(part, ids) for part in frozen])
-    if type(frozen) is frozenset:
+    if kind is Id:
+        return ("id", ids.setdefault(str(frozen), len(ids)))
+    if kind is frozenset:
         return ("set", *sorted(repr(_canonical(part, ids)) for part in frozen))
     if isinstance(frozen, type):
         return f"{frozen.__module__}.{frozen.__qualname__}"
@@ -132,8 +126,8 @@ def renewed(output: Any, before: list[str], now: list[str]) -> Any:
 
     Args:
         output: What the node returned then.
-        before: `ids_of` its input then.
-        now: `ids_of` its input now.
+        before: The ids of its input then, as `keyed` gives them.
+        now: Those of its input now.
 
     Raises:
         Opaque: The output cannot be copied.

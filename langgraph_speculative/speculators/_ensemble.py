@@ -11,7 +11,7 @@ from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative._values import Opaque
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._asking import aask, ask, has_async_form
-from langgraph_speculative.speculators._content import committed, key_of, outcome_of
+from langgraph_speculative.speculators._content import committed, keyed, outcome_of
 from langgraph_speculative.speculators._protocol import (
     NO_GUESS,
     BaseSpeculator,
@@ -103,7 +103,7 @@ class Ensemble(BaseSpeculator):
     def learn(self, value: Any, output: Any, config: RunnableConfig) -> None:
         """Judge what the members have guessed of this execution, and let them learn."""
         try:
-            key, outcome = key_of(value), outcome_of(committed(output))
+            (key, _), outcome = keyed(value), outcome_of(committed(output))
         except Opaque:
             pass
         else:
@@ -145,7 +145,7 @@ class Ensemble(BaseSpeculator):
             raise merged.errors[0]
         if merged.stated:
             try:
-                key = key_of(value)
+                key, _ = keyed(value)
             except Opaque:
                 pass
             else:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,9 +13,9 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.store.base import BaseStore
 
 from langgraph_speculative._nodes import NodeInfo
-from langgraph_speculative._values import Opaque, freeze
+from langgraph_speculative._values import Opaque, fingerprint, freeze
 from langgraph_speculative.errors import SpeculationError
-from langgraph_speculative.speculators._content import committed, ids_of, key_of, outcome_of, renewed
+from langgraph_speculative.speculators._content import committed, keyed, outcome_of, renewed
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess
 
 now: Callable[[], float] = time.time
@@ -35,9 +35,11 @@ class _Output:
 class _Place(Protocol):
     """Where the outputs of inputs are kept, the latest first."""
 
+    def may_have(self, value: Any) -> bool: ...
+
     def get(self, tenant: str, key: str) -> list[_Output]: ...
 
-    def put(self, tenant: str, key: str, outputs: list[_Output]) -> None: ...
+    def put(self, tenant: str, key: str, outputs: list[_Output], value: Any) -> None: ...
 
 
 class Replay(BaseSpeculator):
@@ -97,7 +99,11 @@ class Replay(BaseSpeculator):
     def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """The outputs of this input, the likeliest first."""
         try:
-            ids, key = ids_of(value), key_of(value)
+            with self._lock:
+                # A node that sees the whole conversation is given nothing twice: do not walk it to find that out.
+                if not self._place.may_have(value):
+                    return None
+            key, ids = keyed(value)
         except Opaque:
             return None
         with self._lock:
@@ -114,7 +120,7 @@ class Replay(BaseSpeculator):
         """Remember what the input has led to."""
         output = committed(output)
         try:
-            ids, key, outcome = ids_of(value), key_of(value), outcome_of(output)
+            (key, ids), outcome = keyed(value), outcome_of(output)
         except Opaque:
             return
         tenant = self._tenant(config)
@@ -126,7 +132,7 @@ class Replay(BaseSpeculator):
                 self._same += before is known[0]
             latest = _Output(output, ids, 1 if before is None else before.count + 1, now())
             kept = [latest, *(o for o in known if o is not before)]
-            self._place.put(tenant, key, kept[: self._outputs])
+            self._place.put(tenant, key, kept[: self._outputs], value)
 
     def _fresh(self, tenant: str, key: str) -> list[_Output]:
         age = self._max_age
@@ -142,6 +148,11 @@ class _Memory:
     def __init__(self, size: int) -> None:
         self._size = size
         self._kept: OrderedDict[tuple[str, str], list[_Output]] = OrderedDict()
+        self._prints: dict[tuple[str, str], Any] = {}
+        self._count: Counter[Any] = Counter()
+
+    def may_have(self, value: Any) -> bool:
+        return fingerprint(value) in self._count
 
     def get(self, tenant: str, key: str) -> list[_Output]:
         if (tenant, key) not in self._kept:
@@ -149,11 +160,18 @@ class _Memory:
         self._kept.move_to_end((tenant, key))
         return self._kept[tenant, key]
 
-    def put(self, tenant: str, key: str, outputs: list[_Output]) -> None:
+    def put(self, tenant: str, key: str, outputs: list[_Output], value: Any) -> None:
+        if (tenant, key) not in self._kept:
+            self._prints[tenant, key] = own = fingerprint(value)
+            self._count[own] += 1
         self._kept[tenant, key] = outputs
         self._kept.move_to_end((tenant, key))
         if len(self._kept) > self._size:
-            self._kept.popitem(last=False)
+            gone, _ = self._kept.popitem(last=False)
+            own = self._prints.pop(gone)
+            self._count[own] -= 1
+            if not self._count[own]:
+                del self._count[own]
 
 
 class _Shelf:
@@ -164,6 +182,9 @@ class _Shelf:
         self._store = store
         self._size = size
         self._serde = JsonPlusSerializer()
+
+    def may_have(self, value: Any) -> bool:
+        return True
 
     def _where(self, tenant: str, key: str) -> tuple[tuple[str, ...], str]:
         return (*self.namespace, f"tenant:{_escaped(tenant)}"), str(int(key, 16) % self._size)
@@ -177,7 +198,7 @@ class _Shelf:
             for o in item.value["outputs"]
         ]
 
-    def put(self, tenant: str, key: str, outputs: list[_Output]) -> None:
+    def put(self, tenant: str, key: str, outputs: list[_Output], value: Any) -> None:
         packed = []
         for o in outputs:
             kind, data = self._serde.dumps_typed(o.output)
