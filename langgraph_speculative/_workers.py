@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextvars import Context, copy_context
+from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -14,6 +14,10 @@ from langgraph_speculative import _compat, _scheduler
 
 class NoRoom(RuntimeError):
     """All threads of the pool are busy."""
+
+
+OWNER: ContextVar[object] = ContextVar("langgraph_speculative_owner")
+"""What threads are counted for that code in this context starts in the pool; unset outside of runs."""
 
 
 class Workers:
@@ -35,6 +39,7 @@ class Workers:
     ) -> None:
         self._loop = loop
         self._context = context
+        context.run(OWNER.set, owner)
         self._owner = owner
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -155,10 +155,10 @@ async def test_guesses_come_as_they_are_made() -> None:
 
 def drafted(*, sync_only: bool) -> Draft:
     async def ainvoke(value: Any, config: Any) -> Any:
-        return function([value, config["configurable"]])
+        return function([value, config["configurable"]["own"]])
 
     def invoke(value: Any, config: Any) -> Any:
-        return function([value, config["configurable"]])
+        return function([value, config["configurable"]["own"]])
 
     return Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
 
@@ -169,7 +169,7 @@ def drafted(*, sync_only: bool) -> Draft:
 )
 async def test_a_draft_is_run_where_it_does_not_block(sync: bool, sync_only: bool, where: list[str]) -> None:
     asked = Asked(sync=sync)
-    assert await asked.outputs(drafted(sync_only=sync_only)) == [[["x", {"own": 1}], where[1]]]
+    assert await asked.outputs(drafted(sync_only=sync_only)) == [[["x", 1], where[1]]]
     assert asked.shadows._speculating == 0
 
 

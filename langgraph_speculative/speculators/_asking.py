@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from langchain_core.runnables import RunnableConfig
 
 from langgraph_speculative import _scheduler
-from langgraph_speculative._workers import in_pool
+from langgraph_speculative._workers import OWNER, in_pool
 from langgraph_speculative.speculators._protocol import (
     BaseSpeculator,
     Guess,
@@ -51,7 +51,7 @@ def ask(speculator: Speculator, value: Any, config: RunnableConfig) -> list[Gues
 async def aask(speculator: Speculator, value: Any, config: RunnableConfig) -> list[Guess]:
     """All guesses of a Speculator, asked on this loop; one that has only a synchronous form in a thread of the pool."""
     if not has_async_form(speculator):
-        return await in_pool(speculator, ask, speculator, value, config)  # type: ignore[no-any-return]
+        return await in_pool(OWNER.get(speculator), ask, speculator, value, config)  # type: ignore[no-any-return]
     based = isinstance(speculator, BaseSpeculator)
     returned: Any = speculator.aguess(value, config) if based else speculator(value)  # type: ignore[operator,union-attr]
     if not is_stream(returned):
@@ -59,7 +59,7 @@ async def aask(speculator: Speculator, value: Any, config: RunnableConfig) -> li
     if isinstance(returned, AsyncIterator):
         return [guess async for item in returned for guess in guesses_of(item)]
     if inspect.isgenerator(returned):
-        return await in_pool(speculator, _drained, returned)  # type: ignore[no-any-return]
+        return await in_pool(OWNER.get(speculator), _drained, returned)  # type: ignore[no-any-return]
     return guesses_of(returned)
 
 
@@ -72,7 +72,7 @@ def _drained(returned: Any) -> list[Guess]:
 def together(owner: object, calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
     """Make calls beside each other, the last one in this thread; the result or exception of each, in order.
 
-    A call for which the pool has no thread is made here.
+    A call for which the pool has no thread is made here. Its threads are counted for the run's graph, else for `owner`.
     """
     futures: list[Future[T]] = [Future() for _ in calls]
 
@@ -88,6 +88,6 @@ def together(owner: object, calls: Sequence[Callable[[], T]]) -> list[T | BaseEx
         def job(call: Callable[[], T] = call, future: Future[T] = future, run: Any = context.run) -> None:
             run(make, call, future)
 
-        if number == len(calls) or not _scheduler.POOL.submit(owner, job):
+        if number == len(calls) or not _scheduler.POOL.submit(OWNER.get(owner), job):
             job()
     return [future.exception() or future.result() for future in futures]

@@ -13,7 +13,7 @@ from langgraph.types import Command
 from langgraph_speculative import _compat
 from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative._values import Opaque, copy_value
-from langgraph_speculative._workers import in_pool
+from langgraph_speculative._workers import OWNER, in_pool
 from langgraph_speculative.effects import Effect
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.report import usage_of
@@ -88,7 +88,7 @@ class Draft(BaseSpeculator):
         nodes = [d for d in self._bound() for _ in range(self._samples)]
         inputs = [value, *[copy_value(value) for _ in nodes[1:]]]
         calls = [
-            in_pool(self, n.invoke, v, config) if _compat.is_sync_only(n) else n.ainvoke(v, config)
+            in_pool(OWNER.get(self), n.invoke, v, config) if _compat.is_sync_only(n) else n.ainvoke(v, config)
             for n, v in zip(nodes, inputs, strict=True)
         ]
         return self._merged(await asyncio.gather(*calls, return_exceptions=True))

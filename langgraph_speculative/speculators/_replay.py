@@ -5,6 +5,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,7 +34,10 @@ class _Output:
 
 
 class _Place(Protocol):
-    """Where the outputs of inputs are kept, the latest first."""
+    """Where the outputs of inputs are kept, the latest first; `lock` is held from a `get` to its `put`."""
+
+    @property
+    def lock(self) -> AbstractContextManager[Any]: ...
 
     def may_have(self, value: Any) -> bool: ...
 
@@ -99,15 +103,15 @@ class Replay(BaseSpeculator):
     def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """The outputs of this input, the likeliest first."""
         try:
-            with self._lock:
-                # A node that sees the whole conversation is given nothing twice: do not walk it to find that out.
-                if not self._place.may_have(value):
-                    return None
+            # A node that sees the whole conversation is given nothing twice: do not walk it to find that out.
+            if not self._place.may_have(value):
+                return None
             key, ids = keyed(value)
         except Opaque:
             return None
-        with self._lock:
+        with self._place.lock:
             known = self._fresh(self._tenant(config), key)
+        with self._lock:
             rate = (self._same + 1) / (self._met + 2)
         times = sum(o.count for o in known) + 1
         guesses = [
@@ -124,15 +128,16 @@ class Replay(BaseSpeculator):
         except Opaque:
             return
         tenant = self._tenant(config)
-        with self._lock:
+        with self._place.lock:
             known = self._fresh(tenant, key)
             before = next((o for o in known if outcome_of(o.output) == outcome), None)
-            if known:
-                self._met += 1
-                self._same += before is known[0]
             latest = _Output(output, ids, 1 if before is None else before.count + 1, now())
             kept = [latest, *(o for o in known if o is not before)]
             self._place.put(tenant, key, kept[: self._outputs], value)
+        if known:
+            with self._lock:
+                self._met += 1
+                self._same += before is known[0]
 
     def _fresh(self, tenant: str, key: str) -> list[_Output]:
         age = self._max_age
@@ -146,6 +151,7 @@ def _user_of(config: RunnableConfig) -> str:
 
 class _Memory:
     def __init__(self, size: int) -> None:
+        self.lock = threading.Lock()
         self._size = size
         self._kept: OrderedDict[tuple[str, str], list[_Output]] = OrderedDict()
         self._prints: dict[tuple[str, str], Any] = {}
@@ -178,6 +184,8 @@ class _Shelf:
     """A store: an input's place follows from its key, so that the bound needs no index that processes would share."""
 
     def __init__(self, store: BaseStore, namespace: tuple[str, ...], size: int) -> None:
+        # Other processes write there, too: one that comes between costs a count.
+        self.lock = nullcontext()
         self.namespace = namespace
         self._store = store
         self._size = size
