@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import Any, TypedDict
 
 import pytest
@@ -13,7 +14,7 @@ from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative.effects import Effect
 from langgraph_speculative.speculators import BaseSpeculator, Ensemble, Guess, Replay, Route
 from langgraph_speculative.speculators._protocol import NO_GUESS
-from tests.support import Probe, World, call, chain, says
+from tests.support import LIMIT, Probe, Signal, World, call, chain, says
 
 CONFIG: Any = {"configurable": {}}
 
@@ -193,6 +194,31 @@ def test_the_costly_one_teaches_the_cheap_one(world: World, probe: Probe) -> Non
         assert fast.report().claimed == run
     assert tally["costly"] == 1
     assert fast.report().usage["big"].draft == 9
+
+
+async def test_a_member_that_hangs_is_counted_for_the_graph() -> None:
+    entered, go = Signal("entered"), threading.Event()
+
+    def hangs(value: Any) -> None:
+        entered.set()
+        go.wait(LIMIT)
+
+    async def ready(value: Any) -> None:
+        raise AssertionError("it comes after the one that hangs")
+
+    async def first(state: State) -> State:
+        await entered.wait()
+        return {"y": 1}
+
+    async def second(state: State) -> State:
+        return {"z": 1}
+
+    graph = chain(State, first, second).compile()
+    fast = speculative(graph, speculators={"first": Ensemble([hangs, ready])}, effects={"*": "read"})
+    assert await fast.ainvoke({"x": 1}) == {"x": 1, "y": 1, "z": 1}
+    assert fast.drain(0) == 1
+    go.set()
+    assert fast.drain(LIMIT) == 0
 
 
 def test_tokens_that_led_to_no_guess_are_counted(world: World, probe: Probe) -> None:
