@@ -216,7 +216,7 @@ async def test_a_member_that_hangs_is_counted_for_the_graph() -> None:
     graph = chain(State, first, second).compile()
     fast = speculative(graph, speculators={"first": Ensemble([hangs, ready])}, effects={"*": "read"})
     assert await fast.ainvoke({"x": 1}) == {"x": 1, "y": 1, "z": 1}
-    assert fast.drain(0) == 1
+    assert fast.drain(0.5) == 1  # what learns has ended by then
     go.set()
     assert fast.drain(LIMIT) == 0
 
