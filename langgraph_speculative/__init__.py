@@ -19,8 +19,9 @@ General layout (an underscore marks mechanism, no underscore what users read or 
   (`_transactions`) begins those of a database early; `experimental` is not lossless.
 * `testing`: is a speculative run the same as a plain one? `_observe` keeps what can be seen of a run, `_compare` finds
   the first difference.
-* `speculators`, `policy`, `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`,
-  `_target`.
+* `speculators`: the protocol and the ready-made ones; `_asking` asks one from within another, `_content` compares
+  inputs and outputs across runs, and `_questions` words what `Model` asks.
+* `policy`, `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`, `_target`.
 * `_compat` is the only file that touches LangGraph's internals.
 """
 

@@ -336,6 +336,13 @@ def guess_config(config: RunnableConfig) -> RunnableConfig:
     return {CONF: conf, "metadata": dict(config.get("metadata") or {}), "tags": [], "callbacks": None}
 
 
+def with_runtime(config: RunnableConfig) -> RunnableConfig:
+    """The config with what a node's function is given outside of a run, unless it has that of one."""
+    if CONFIG_KEY_RUNTIME in config.get(CONF, {}):
+        return config
+    return patch_configurable(config, {CONFIG_KEY_RUNTIME: Runtime()})
+
+
 def _no_functional_tasks(*_: Any, **__: Any) -> Any:
     # A task of the functional API belongs to the loop of its run; a branch has none to put it on.
     raise Barrier

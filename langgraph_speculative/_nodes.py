@@ -65,6 +65,7 @@ class NodeInfo(LeafInfo):
 
     Attributes:
         successors: The nodes that may run next; ``None`` stands for any.
+        callable_tools: The tools of the tool nodes that may run next: those that a model node's calls can reach.
         timed: Whether it has a timeout; a pre-execution's time before the claim would not count, so there is none.
         speculate: Whether its Speculator is worth asking.
         learns: Whether its Speculator is told what the committed runs did.
@@ -79,6 +80,7 @@ class NodeInfo(LeafInfo):
     routers: list[RouterInfo] = field(default_factory=list)
     inner: list[NodeInfo] = field(default_factory=list)
     successors: frozenset[str] | None = None
+    callable_tools: dict[str, ToolInfo] = field(default_factory=dict)
     is_model: bool = False
     foreign_wrapper: bool = False
     sync_wrapper_only: bool = False

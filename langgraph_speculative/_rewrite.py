@@ -196,6 +196,10 @@ def rewrite(graph: CompiledStateGraph[Any, Any, Any, Any], declared: Declared, p
         info, bound = _shell(graph, name, node, declared, prefix)
         infos[name] = info
         nodes[name] = node.copy({"bound": bound})
+    for info in infos.values():
+        for follower in infos if info.successors is None else info.successors:
+            if follower in infos:
+                info.callable_tools |= infos[follower].tools
     return Rewritten(nodes, infos)
 
 

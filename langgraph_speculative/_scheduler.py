@@ -18,8 +18,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from contextvars import copy_context
+from contextvars import ContextVar, copy_context
 from typing import Any
+
+OWNER: ContextVar[object] = ContextVar("langgraph_speculative_owner")
+"""What threads are counted for that code in this context starts in the pool; unset outside of runs."""
 
 MAX_THREADS = 256
 IDLE_SECONDS = 5.0

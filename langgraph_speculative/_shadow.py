@@ -15,7 +15,7 @@ from langgraph_speculative._ledger import Execution
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
 from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._workers import Workers
-from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, guesses_of, is_async, is_stream
+from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, guesses_of, is_async, is_stream
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -58,6 +58,9 @@ class Shadows:
         try:
             taken = 0
             async for guess in guesses:
+                self._session.add_tokens(guess.usage.items(), "draft")
+                if guess.output is NO_GUESS:
+                    continue
                 self._propose(core, guess, info)
                 taken += 1
                 if taken >= self._policy.breadth:

@@ -30,7 +30,6 @@ from langgraph_speculative._store import overlay_of
 from langgraph_speculative._values import Opaque, copy_value, freeze
 from langgraph_speculative._view import Barrier
 from langgraph_speculative._workers import Workers
-from langgraph_speculative.speculators._draft import Draft
 from langgraph_speculative.speculators._protocol import Guess
 
 if TYPE_CHECKING:
@@ -201,9 +200,6 @@ class Tree:
     def _propose(self, core: Execution, guess: Guess, info: NodeInfo) -> None:
         self._session.report.guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
-        if isinstance(info.speculator, Draft):
-            self._session.add_usage(guess.output, "draft")
-        self._session.add_tokens(guess.usage.items(), "draft")
         self._add(core, Proposal(guess.output, guess.confidence), info)
 
     def _add(self, core: Execution, proposal: Proposal, info: LeafInfo) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from langgraph_speculative import _compat, _nodes, _rewrite
 from langgraph_speculative._compat import CompiledStateGraph
 from langgraph_speculative._rewrite import NOBODY, Rewritten
-from langgraph_speculative.effects import Effect, skeleton_of
+from langgraph_speculative.effects import skeleton_of
 from langgraph_speculative.errors import SpeculationError
-from langgraph_speculative.speculators._draft import Draft
+from langgraph_speculative.speculators._draft import Draft, refusal
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Speculator, known_names
 
 
@@ -61,29 +61,34 @@ def _mark_useful(infos: Mapping[str, _nodes.NodeInfo], *, ends: bool) -> None:
 
 
 def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
-    if not isinstance(draft, CompiledStateGraph):
-        raise SpeculationError(
-            f"draft is {type(draft).__name__!r}: pass a compiled graph with the same node names on faster models."
-        )
-    names = {n for n in draft.nodes if n != _rewrite.START}
-    if unknown := names - set(rewritten.infos):
-        raise SpeculationError(
-            f"the draft has nodes {known_names(unknown)} that the graph does not have "
-            f"(it has {known_names(rewritten.infos)}): build it with the same node names."
-        )
+    drafts = list(draft) if isinstance(draft, list | tuple) else [draft]
+    found: dict[str, list[Any]] = {}
+    for one in drafts:
+        if not isinstance(one, CompiledStateGraph):
+            raise SpeculationError(
+                f"draft is {type(one).__name__!r}: pass a compiled graph with the same node names on faster models, "
+                "or several."
+            )
+        names = {n for n in one.nodes if n != _rewrite.START}
+        if unknown := names - set(rewritten.infos):
+            raise SpeculationError(
+                f"the draft has nodes {known_names(unknown)} that the graph does not have "
+                f"(it has {known_names(rewritten.infos)}): build it with the same node names."
+            )
+        for name in names:
+            found.setdefault(name, [])
+            if not refusal(rewritten.infos[name], one.nodes[name].bound):
+                found[name].append(one.nodes[name].bound)
     usable = 0
-    for name in names:
-        info, bound = rewritten.infos[name], draft.nodes[name].bound
-        if isinstance(bound, _compat.ToolNode | _compat.Pregel) or info.kind != "leaf":
-            continue  # a draft's tools are never run
-        if info.is_model or info.effect is Effect.PURE:
+    for name, nodes in found.items():
+        if nodes:
             usable += 1
-            if info.speculator is None:
-                _give(info, Draft(bound))
+            if rewritten.infos[name].speculator is None:
+                _give(rewritten.infos[name], Draft(nodes))
     if not usable:
         models = known_names(n for n, i in rewritten.infos.items() if i.kind == "leaf")
         raise SpeculationError(
-            f"the draft can guess for no node: none of {known_names(names)} is a model node of a prebuilt agent or "
+            f"the draft can guess for no node: none of {known_names(found)} is a model node of a prebuilt agent or "
             f'declared pure. If {models} calls a model, declare it: effects={{"...": "pure"}}.'
         )
 

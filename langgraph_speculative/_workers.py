@@ -31,6 +31,7 @@ class Workers:
     ) -> None:
         self._loop = loop
         self._context = context
+        context.run(_scheduler.OWNER.set, owner)
         self._owner = owner
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import os
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -298,6 +298,7 @@ def _speculative_kind(kind: Any) -> type[SpeculativeGraph]:
     return type(f"Speculative{kind.__name__}", (SpeculativeGraph, kind), {})
 
 
+_Draft = CompiledStateGraph[Any, Any, Any, Any]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -305,7 +306,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def speculative(
     graph: CompiledStateGraph[Any, Any, Any, Any],
     *,
-    draft: CompiledStateGraph[Any, Any, Any, Any] | None = ...,
+    draft: _Draft | Sequence[_Draft] | None = ...,
     speculators: Mapping[str, Speculator] | None = ...,
     effects: Mapping[str, Effect | str] | None = ...,
     keys: Mapping[str, Callable[[Any], Any]] | None = ...,
@@ -318,7 +319,7 @@ def speculative(
 def speculative(
     graph: None = ...,
     *,
-    draft: CompiledStateGraph[Any, Any, Any, Any] | None = ...,
+    draft: _Draft | Sequence[_Draft] | None = ...,
     speculators: Mapping[str, Speculator] | None = ...,
     effects: Mapping[str, Effect | str] | None = ...,
     keys: Mapping[str, Callable[[Any], Any]] | None = ...,
@@ -330,7 +331,7 @@ def speculative(
 def speculative(
     graph: Any = None,
     *,
-    draft: CompiledStateGraph[Any, Any, Any, Any] | None = None,
+    draft: _Draft | Sequence[_Draft] | None = None,
     speculators: Mapping[str, Speculator] | None = None,
     effects: Mapping[str, Effect | str] | None = None,
     keys: Mapping[str, Callable[[Any], Any]] | None = None,
@@ -345,8 +346,8 @@ def speculative(
     Args:
         graph: A compiled `StateGraph`. Without it, the result decorates a function (plain, coroutine, or a
             synchronous or asynchronous context manager) that returns one.
-        draft: A compiled graph with the same node names on faster models. It guesses for the model nodes, and for
-            other nodes declared pure. Its tools are never run.
+        draft: A compiled graph with the same node names on faster models, or several. It guesses for the model nodes,
+            and for other nodes declared pure. Its tools are never run.
         speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`.
         effects: What running a node, tool or router early may do, by name; ``"*"`` for all that are undeclared. What
             nobody declares is treated as irreversible and never runs early.

@@ -65,7 +65,7 @@ def test_arguments() -> None:
 
 
 def test_testing() -> None:
-    assert testing.__all__ == ["check_same_run"]
+    assert testing.__all__ == ["check_same_run", "check_speculator"]
     parameters = inspect.signature(testing.check_same_run).parameters
     assert list(parameters) == [
         *("graph_factory", "inputs", "config", "sync", "ordered", "timeout"),

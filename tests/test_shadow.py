@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -156,14 +155,12 @@ async def test_guesses_come_as_they_are_made() -> None:
 
 def drafted(*, sync_only: bool) -> Draft:
     async def ainvoke(value: Any, config: Any) -> Any:
-        return function([value, config["configurable"]])
+        return function([value, config["configurable"]["own"]])
 
     def invoke(value: Any, config: Any) -> Any:
-        return function([value, config["configurable"]])
+        return function([value, config["configurable"]["own"]])
 
-    draft = Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
-    draft._node = SimpleNamespace(invoke=invoke, ainvoke=ainvoke)  # type: ignore[assignment]
-    return draft
+    return Draft(RunnableLambda(invoke) if sync_only else RunnableLambda(invoke, ainvoke))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +169,7 @@ def drafted(*, sync_only: bool) -> Draft:
 )
 async def test_a_draft_is_run_where_it_does_not_block(sync: bool, sync_only: bool, where: list[str]) -> None:
     asked = Asked(sync=sync)
-    assert await asked.outputs(drafted(sync_only=sync_only)) == [[["x", {"own": 1}], where[1]]]
+    assert await asked.outputs(drafted(sync_only=sync_only)) == [[["x", 1], where[1]]]
     assert asked.shadows._speculating == 0
 
 

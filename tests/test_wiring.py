@@ -115,7 +115,7 @@ def test_a_draft_guesses_for_models_and_for_what_is_pure() -> None:
     infos = (pure, model, acts, reads, nested, tools, has_tools, has_graph, own, absent)
     assign(rewritten(*infos), {}, draft)
     assert {i.name for i in infos if isinstance(i.speculator, Draft)} == {"pure", "model"}
-    assert pure.speculator._node is draft.nodes["pure"].bound
+    assert pure.speculator._drafts == [draft.nodes["pure"].bound]
     assert own.speculator is guess
 
 

@@ -3,8 +3,16 @@
 A Speculator is any callable with one argument, the node's input, sync or async, plain or (async) generator. It returns
 an output of the node, a `Guess`, a list of `Guess`, or ``None`` for "no guess"; a generator yields outputs or guesses.
 One that wants the run's config, or that learns, is a `BaseSpeculator`.
+
+Ready-made ones: `Draft` runs a faster graph's node, `Model` asks a chat model, `Replay` remembers, `Route` knows where
+a router may go, and `Ensemble` asks several. ``docs/speculators.md`` says which one to use when.
 """
 
+from langgraph_speculative.speculators._draft import Draft
+from langgraph_speculative.speculators._ensemble import Ensemble
+from langgraph_speculative.speculators._model import Model
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, Speculator
+from langgraph_speculative.speculators._replay import Replay
+from langgraph_speculative.speculators._route import Route
 
-__all__ = ["BaseSpeculator", "Guess", "Speculator"]
+__all__ = ["BaseSpeculator", "Draft", "Ensemble", "Guess", "Model", "Replay", "Route", "Speculator"]

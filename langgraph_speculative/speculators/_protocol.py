@@ -13,6 +13,15 @@ if TYPE_CHECKING:
     from langgraph_speculative._nodes import NodeInfo
 
 
+class _NoGuess:
+    def __repr__(self) -> str:
+        return "NO_GUESS"
+
+
+NO_GUESS = _NoGuess()
+"""The output of a `Guess` that proposes none: asking has cost tokens, and came to nothing."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """A proposed output of a node.
@@ -21,7 +30,7 @@ class Guess:
         output: What the node may return: exactly the kind of value that the node itself returns.
         confidence: Probability in [0, 1] that it is right.
         source: Who guessed it, where a Speculator asks several others.
-        usage: Tokens that the guess has cost, by model.
+        usage: Tokens that asking has cost, by model. Where one question gave several guesses, the first one says it.
 
     Raises:
         SpeculationError: A confidence outside [0, 1].

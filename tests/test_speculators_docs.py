@@ -1,0 +1,51 @@
+"""The examples of `docs/speculators.md` are run as they stand there."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from langgraph_speculative import speculators
+from langgraph_speculative._session import Session
+
+PAGE = Path(__file__).parent.parent / "docs" / "speculators.md"
+SECTIONS = re.split(r"^## ", PAGE.read_text(), flags=re.MULTILINE)
+
+
+def blocks(section: str) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```$", section, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Slow code takes as long as it takes until something has started early, so nothing depends on the clock."""
+    launched = threading.Event()
+    emit = Session.emit
+
+    def heard(self: Session, kind: Any, *args: Any, **kwargs: Any) -> None:
+        emit(self, kind, *args, **kwargs)
+        if kind == "launch":
+            launched.set()
+
+    def sleep(seconds: float) -> None:
+        launched.wait(5 * seconds)
+        launched.clear()
+
+    monkeypatch.setattr(Session, "emit", heard)
+    monkeypatch.setattr(time, "sleep", sleep)
+    namespace: dict[str, Any] = {"__name__": "example"}
+    for section in SECTIONS:
+        for block in blocks(section):
+            exec(compile(block, str(PAGE), "exec"), namespace)
+
+
+def test_each_has_a_short_example() -> None:
+    named = {section.split("\n")[0]: section for section in SECTIONS}
+    for name in {"Draft", "Model", "Replay", "Route", "Ensemble"} & set(speculators.__all__):
+        own = blocks(named[name])
+        assert any(f"{name}(" in block for block in own)
+    assert all(len(block.strip().splitlines()) <= 20 for section in SECTIONS for block in blocks(section))
