@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
-from langchain_core.messages import HumanMessage
+from langchain_core.messages import AIMessage, HumanMessage
 from langchain_core.runnables import RunnableLambda
 
 from langgraph_speculative import Event, Guess, Policy, _scheduler
@@ -171,6 +171,17 @@ async def test_a_draft_is_run_where_it_does_not_block(sync: bool, sync_only: boo
     asked = Asked(sync=sync)
     assert await asked.outputs(drafted(sync_only=sync_only)) == [[["x", 1], where[1]]]
     assert asked.shadows._speculating == 0
+
+
+async def test_what_a_question_has_cost_is_counted_once() -> None:
+    said = AIMessage(
+        "x",
+        usage_metadata={"input_tokens": 1, "output_tokens": 2, "total_tokens": 3},
+        response_metadata={"model_name": "m"},
+    )
+    asked = Asked()
+    assert len(await asked.outputs(Draft(RunnableLambda(lambda value: said), samples=2))) == 1
+    assert {m: u.draft for m, u in asked.session.report.usage.items()} == {"m": 6}
 
 
 # --- the budget -----------------------------------------------------------------------------------------------------

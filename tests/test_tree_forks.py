@@ -21,7 +21,6 @@ from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._values import Opaque, freeze
 from langgraph_speculative._view import Barrier
 from langgraph_speculative.effects import Effect
-from langgraph_speculative.speculators._draft import Draft
 from tests.test_tree import below, execution, info, loop, session
 
 pytestmark = pytest.mark.usefixtures("ends_sessions")
@@ -314,16 +313,6 @@ async def test_guesses_are_counted_and_told() -> None:
     assert [(p.output, p.confidence) for p in ex.proposals] == [("x", 0.25)]
     assert own.report.guesses == 1
     assert [(e.kind, e.node, e.step, e.detail) for e in seen[1:]] == [("guess", "n", 1, "confidence 0.25")]
-
-
-@pytest.mark.parametrize("drafted", [True, False])
-async def test_a_drafts_tokens_are_counted(drafted: bool) -> None:
-    own = session()
-    node = info(speculator=Draft.__new__(Draft) if drafted else print)
-    usage: Any = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
-    said = AIMessage("x", usage_metadata=usage, response_metadata={"model_name": "m"})
-    own.tree._propose(execution(Frame(loop(), 1, parent=None)), Guess({"messages": [said]}), node)
-    assert {m: u.draft for m, u in own.report.usage.items()} == ({"m": 3} if drafted else {})
 
 
 def writes_it(frame: Frame) -> None:
