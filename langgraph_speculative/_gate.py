@@ -19,6 +19,7 @@ from langchain_core.runnables import RunnableConfig
 from langgraph_speculative import _compat
 from langgraph_speculative._claimant import Claimant
 from langgraph_speculative._recorder import Event, Recorder, recorder
+from langgraph_speculative._stream import Watch
 from langgraph_speculative._values import Opaque, copy_value
 from langgraph_speculative._view import Barrier
 
@@ -83,7 +84,7 @@ class Gate:
         for handlers in (manager.handlers, manager.inheritable_handlers):
             # The run's own handlers hear of it through the gate's recorder.
             kept = [h for h in handlers if not any(h is own for own in self._of_run)]
-            handlers[:] = [h if isinstance(h, Recorder) else self._shield_of(h, sync) for h in kept]
+            handlers[:] = [h if isinstance(h, Recorder | Watch) else self._shield_of(h, sync) for h in kept]
 
     def _shield_of(self, handler: Any, sync: bool) -> Any:
         shield = self._shields.get((id(handler), sync))

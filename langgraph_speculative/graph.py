@@ -47,7 +47,7 @@ class _Speculation:
         self.limits = RateLimits(policy.rate_limits)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
-        self.is_active = any(i.speculate for i in rewritten.all_infos())
+        self.is_active = any(i.speculate or i.called for i in rewritten.all_infos())
         self.closed = False
 
     def mode(self, config: RunnableConfig | None) -> str:
@@ -400,7 +400,7 @@ def _wrap(
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})
-    _wiring.assign(rewritten, speculators or {}, draft)
+    _wiring.assign(rewritten, speculators, draft)
     own_kind: Any = type(graph)
     kind = _speculative_kind(own_kind)
     fast = object.__new__(kind)

@@ -6,5 +6,6 @@ One that wants the run's config, or that learns, is a `BaseSpeculator`.
 """
 
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, Speculator
+from langgraph_speculative.speculators.stream import Stream
 
-__all__ = ["BaseSpeculator", "Guess", "Speculator"]
+__all__ = ["BaseSpeculator", "Guess", "Speculator", "Stream"]
