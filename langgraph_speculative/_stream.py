@@ -44,12 +44,12 @@ class _Call:
     def __init__(self) -> None:
         self.name = ""
         self.id: str | None = None
-        self.is_last = True
+        self.is_whole = False
         self._parts: list[str] = []
         self._rest = ""
         self._depth = 0
         self._in_text = False
-        self._closed = False
+        self.closed = False
         self._broken = False
 
     def add(self, args: str) -> None:
@@ -61,9 +61,9 @@ class _Call:
         self._rest = "\\" if lone % 2 else ""
         if self._rest:
             args = args[:-1]
-        if self._closed and args.strip():
+        if self.closed and args.strip():
             self._broken = True
-        if not self._depth and not self._closed and args.strip() and not args.lstrip().startswith("{"):
+        if not self._depth and not self.closed and args.strip() and not args.lstrip().startswith("{"):
             self._broken = True
         for found in _TOKEN.finditer(args):
             token = found[0]
@@ -74,22 +74,23 @@ class _Call:
             elif not self._in_text and token in "}]":
                 self._depth -= 1
                 if not self._depth:
-                    self._broken = self._broken or self._closed or bool(args[found.end() :].strip())
-                    self._closed = True
+                    self._broken = self._broken or self.closed or bool(args[found.end() :].strip())
+                    self.closed = True
 
     def finished(self, ended: bool) -> ToolCall | None:
         """The call, if no further token can change it.
 
         An object that is closed cannot go on. An empty one is not trusted, since some models send ``{}`` before the
-        arguments: it waits, as do calls without any, for the next call or the end.
+        arguments, and others begin several calls before they go into one: it waits, as do calls without any arguments,
+        until a later call is written or the message ends.
         """
         if self._broken or not self.name or not self.id:
             return None
-        over = ended or not self.is_last
+        over = ended or self.is_whole
         text = "".join(self._parts)
         if not text.strip():
             return tool_call(name=self.name, args={}, id=self.id) if over else None
-        if not self._closed:
+        if not self.closed:
             return None
         try:
             args = json.loads(text, strict=False)
@@ -142,7 +143,7 @@ class Reader:
         if kind == "content-block-finish":
             if block.get("type") == "tool_call":
                 whole = _Call()
-                whole.name, whole.id, whole.is_last = block["name"], block["id"], False
+                whole.name, whole.id, whole.is_whole = block["name"], block["id"], True
                 whole.add(json.dumps(block["args"]))
                 self._calls[self._current.setdefault(at, at)] = whole
                 return self._has_news()
@@ -162,17 +163,20 @@ class Reader:
         if call is None or (call_id and call.id and call_id != call.id):
             key = object()
             self._current[key if index is None else index] = key
-            for other in self._calls.values():
-                other.is_last = False
             call = self._calls[key] = _Call()
-            call.is_last = index is not None
+            call.is_whole = index is None
         call.name += name or ""
         call.id = call.id or call_id
         if args:
             call.add(args)
 
     def _has_news(self) -> bool:
-        calls = [done for call in self._calls.values() if (done := call.finished(self._ended)) is not None]
+        calls: list[ToolCall] = []
+        over = self._ended
+        for call in reversed(self._calls.values()):
+            if (done := call.finished(over)) is not None:
+                calls.insert(0, done)
+            over = over or call.closed
         if calls == self._told:
             return False
         self._told = calls
