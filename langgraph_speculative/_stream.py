@@ -252,9 +252,9 @@ class Watch(BaseCallbackHandler):
             self._session.fail(error)
 
     def _propose(self, calls: list[ToolCall], parts: Any) -> None:
-        assert self._info.stream is not None
-        output = self._info.stream.output_for(message_of(calls, parts))
-        self._session.tree.streamed(self._ex, output, self._info)
+        stream = self._info.stream
+        assert stream is not None
+        self._session.tree.streamed(self._ex, lambda: stream.output_for(message_of(calls, parts)), self._info)
 
 
 def _namespace_in(metadata: Any) -> str:

@@ -7,7 +7,7 @@ delay the real run: what may block goes to the pool, and whatever fails ends a b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -205,11 +205,16 @@ class Tree:
         self._session.add_tokens(guess.usage.items(), "draft")
         self._add(core, Proposal(guess.output, guess.confidence), info)
 
-    def streamed(self, core: Execution, output: Any, info: NodeInfo) -> None:
+    def streamed(self, core: Execution, written: Callable[[], Any], info: NodeInfo) -> None:
         """What the Actor has written by now: a guess at its output, in the place of the one before."""
         if self._session.closed or self._session.broken or core.has_output or core.state is State.DISCARDED:
             return
         self.withdraw(core)
+        try:
+            output = written()
+        except Exception as error:
+            self._shadows.failed(info, core.step, error)
+            return
         self._session.report.guesses += 1
         self._session.emit("guess", info, core.step, "the stream")
         self._add(core, Proposal(output, 1.0, is_partial=True), info)

@@ -43,6 +43,11 @@ def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator] | None, d
         # A name that may be several nodes has been refused.
         info = own or next(i for i in infos if name in (i.label, i.name))
         _give(info, speculator)
+        if info.stream is not None and not _tool_nodes_behind(rewritten, info):
+            raise SpeculationError(
+                f"speculators[{name!r}]: Stream() starts the calls of the tool node behind {name!r}, and no tool node "
+                "follows it: let it lead to a ToolNode, or give the node another Speculator."
+            )
     if speculators is None or speculators:
         for info in infos:
             if info.is_model and info.stream is None and "messages" in info.channels:
@@ -60,6 +65,11 @@ def _give(info: _nodes.NodeInfo, speculator: Speculator) -> None:
         speculator = speculator.bind(info)
         info.learns = type(speculator).learn is not BaseSpeculator.learn
     info.speculator = speculator
+
+
+def _tool_nodes_behind(rewritten: Rewritten, info: _nodes.NodeInfo) -> bool:
+    graph = next((g.inner for g in rewritten.all_infos() if info in g.inner), rewritten.infos.values())
+    return any(n.kind == "tools" for n in graph if info.successors is None or n.name in info.successors)
 
 
 def _mark_useful(infos: Mapping[str, _nodes.NodeInfo], *, ends: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -20,13 +21,9 @@ def chunk(*parts: Part, text: Any = "", last: bool = False) -> AIMessageChunk:
 
 def seen(*chunks: AIMessageChunk, ends: bool = True) -> list[list[Any]]:
     """After each chunk that brings news, and at the end: the arguments of the calls that are complete."""
-    reader, out = Reader(), []
-    for one in chunks:
-        if reader.read(one):
-            out.append([c["args"] for c in reader.partial()[0]])
-    if ends and reader.end():
-        out.append([c["args"] for c in reader.partial()[0]])
-    return out
+    reader = Reader()
+    news = [*(partial(reader.read, one) for one in chunks), *([reader.end] if ends else [])]
+    return [[c["args"] for c in reader.partial()[0]] for is_new in news if is_new()]
 
 
 def spelled(index: Any, call_id: str, args: str, size: int = 1) -> list[AIMessageChunk]:
@@ -91,14 +88,12 @@ def test_without_a_name_or_an_id_there_is_no_call(call_id: Any, name: Any) -> No
 
 
 def test_the_message_is_the_one_that_the_model_makes_of_its_chunks() -> None:
-    """Text first, then one call: the guess equals what LangChain makes of all chunks, and later chunks change nothing."""
+    """Text first, then one call: the guess equals what LangChain makes of all chunks."""
     blocks = [
         chunk(text=[{"type": "text", "text": "so ", "index": 0}]),
         chunk(text=[{"type": "text", "text": "it is", "index": 0}]),
         chunk((1, "c1", "look", ""), text=[{"type": "tool_use", "id": "c1", "name": "look", "input": {}, "index": 1}]),
-        chunk(
-            (1, None, None, '{"q": 1}'), text=[{"type": "input_json_delta", "partial_json": '{"q": 1}', "index": 1}]
-        ),
+        chunk((1, None, None, '{"q": 1}'), text=[{"type": "input_json_delta", "partial_json": '{"q": 1}', "index": 1}]),
     ]
     reader = Reader()
     assert [reader.read(b) for b in blocks] == [False, False, False, True]
@@ -128,7 +123,11 @@ EVENTS: list[dict[str, Any]] = [
     },
     {"event": "content-block-delta", "index": 1, "delta": {"type": "tool-call-delta", "args": '{"q":'}},
     {"event": "content-block-delta", "index": 1, "delta": {"type": "tool-call-delta", "args": " 1}"}},
-    {"event": "content-block-start", "index": 2, "content": {"type": "tool_call", "id": "c2", "name": "look", "args": {}}},
+    {
+        "event": "content-block-start",
+        "index": 2,
+        "content": {"type": "tool_call", "id": "c2", "name": "look", "args": {}},
+    },
     {"event": "content-block-finish", "index": 0, "content": {"type": "text", "text": "so it is"}},
     {
         "event": "content-block-finish",
