@@ -347,7 +347,8 @@ def speculative(
             synchronous or asynchronous context manager) that returns one.
         draft: A compiled graph with the same node names on faster models. It guesses for the model nodes, and for
             other nodes declared pure. Its tools are never run.
-        speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`.
+        speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`. Model nodes of
+            prebuilt agents have `Stream` beside them, unless this is empty: ``{}`` means none.
         effects: What running a node, tool or router early may do, by name; ``"*"`` for all that are undeclared. What
             nobody declares is treated as irreversible and never runs early.
         keys: Functions of a node's input that say which inputs are equal, by node. Default: the whole input.
