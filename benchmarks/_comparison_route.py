@@ -21,7 +21,7 @@ from langgraph.graph import END, START, StateGraph
 from benchmarks._engine_rows import Measured, timed
 from langgraph_speculative import Guess, Policy, SpeculativeGraph, speculative
 
-ROUTER, STEP = 0.2, 0.1
+ROUTER, STEP = 0.5, 0.25
 """Seconds of the router's call and of each other node's."""
 
 INPUT = {"question": "My invoice is wrong.", "notes": []}
@@ -151,9 +151,7 @@ def theirs(case: Case) -> Callable[[], Any]:
 
     nodes: dict[str, Any] = {"router": router, "answer": answer, **case.nodes}
     edges = [
-        edge
-        for chain in case.branches.values()
-        for edge in zip(("router", *chain), (*chain, "answer"), strict=True)
+        edge for chain in case.branches.values() for edge in zip(("router", *chain), (*chain, "answer"), strict=True)
     ]
     conditional: Any = {"router": dict(case.targets)}
     (plan,) = plan_speculation(nodes, edges, conditional_edges=conditional)

@@ -56,9 +56,7 @@ def measure(names: Sequence[str], rounds: int) -> dict[str, Measured]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.comparison", description=(__doc__ or "").split("\n")[0]
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
     parser.add_argument("--only", metavar="ROW,...", help="only these rows, of: " + ", ".join(ROWS))
     parser.add_argument("--rounds", type=int, default=7, help="times that each graph is run (default: 7)")
