@@ -154,6 +154,31 @@ def test_calls_begin_before_the_message_ends(kind: str, sync: bool) -> None:
         assert {w: tally[f"look {w}"] for w in "ab"} == {"a": 1, "b": 1}
 
 
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+def test_the_name_of_an_agent_is_not_on_what_its_early_model_has_reported(sync: bool) -> None:
+    """The agent writes it on the answer when handlers have seen that. (The second call ran early if its tool did.)"""
+
+    def build(tally: Tally, wait: Callable[[str], Signal]) -> Any:
+        def script(messages: list[Any]) -> list[Any]:
+            answered = sum(isinstance(m, ToolMessage) for m in messages)
+            return [[wait("look b"), *looks(0, "c1", "a")], looks(0, "c2", "b"), [text("all seen")]][answered]
+
+        return create_agent(Writing(script=script), [looker(tally)], name="anna")
+
+    def guess(state: Any) -> Any:
+        if len(state["messages"]) > 1:
+            return None
+        message = says("", call("look", what="a"))
+        message.name = "anna"
+        return {"messages": [message]}
+
+    graphs, _ = _pair(build)
+    report = check_same_run(
+        graphs, ASK, sync=sync, speculators={"model": guess}, effects={"look": "read"}, policy=Policy(depth=6)
+    )
+    assert report.claimed >= 3
+
+
 def _pair(build: Any) -> tuple[Callable[[], Any], list[Tally]]:
     """The factory, and the tallies of both graphs (made now, so that they can be named)."""
     make, tallies = factory(build)
