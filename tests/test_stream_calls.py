@@ -21,6 +21,8 @@ from langgraph.prebuilt import InjectedState, ToolNode, create_react_agent, tool
 from pydantic import BaseModel
 
 from langgraph_speculative import Guess, Policy, SpeculationError, SpeculationInactiveWarning, speculative
+from langgraph_speculative._branch import Verdict
+from langgraph_speculative._session import Session
 from langgraph_speculative.speculators import Stream
 from langgraph_speculative.testing import check_same_run
 from tests.support import Probe, ScriptedModel, Signal, Tally, Watch, World, call, chain, says, turns
@@ -412,6 +414,54 @@ def test_no_model_and_no_speculator_is_asked_on_an_unfinished_message(world: Wor
     assert tally["model"] == 2
     assert [len(v["messages"][-1].tool_calls) for v in asked] in ([], [2])
     assert (tally["look a"], tally["look b"]) == (1, 1)
+
+
+def test_no_other_node_runs_on_an_unfinished_message(world: World, probe: Probe) -> None:
+    tally = probe.tally
+    model = once(*looks(0, "c1", "a"), tally.reached("look a"), *looks(1, "c2", "b"), tally.reached("look b"), text(""))
+
+    async def think(state: MessagesState) -> Any:
+        return {"messages": [await world.call(model, state["messages"])]}
+
+    def log(state: MessagesState) -> Any:
+        tally.add("log")
+
+    builder = chain(MessagesState, world.node(think))
+    builder.add_node("tools", ToolNode([looker(tally)]))
+    builder.add_node("log", log)
+    builder.add_conditional_edges("think", lambda state: ["tools", "log"], ["tools", "log"])
+    fast = speculative(
+        builder.compile(),
+        speculators={"think": Stream()},
+        effects={"think": "pure", "log": "pure", "look": "read"},
+        policy=Policy(depth=3),
+    )
+    world.stream(fast, ASK, stream_mode="messages")
+    assert (tally["look a"], tally["look b"], tally["log"]) == (1, 1, 1)
+
+
+def test_of_a_message_only_the_latest_part_is_acted_on(
+    world: World, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions: list[Session] = []
+    verdicts: list[list[Verdict]] = []
+
+    class Kept(Session):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            sessions.append(self)
+
+    def look_at(event: Any) -> None:
+        if event.kind == "guess":
+            executions = {ex for frame in sessions[0].tree.frames for ex in frame.executions}
+            verdicts.append([p.verdict for ex in executions for p in ex.proposals])
+
+    monkeypatch.setattr("langgraph_speculative.graph.Session", Kept)
+    tally = probe.tally
+    model = once(*looks(0, "c1", "a"), tally.reached("look a"), *looks(1, "c2", "b"), tally.reached("look b"), text(""))
+    fast = speculative(create_agent(model, [looker(tally)]), effects={"look": "read"}, policy=Policy(hooks=(look_at,)))
+    world.stream(fast, ASK, stream_mode="messages")
+    assert verdicts == [[], [Verdict.WRONG]]
 
 
 class Chat(TypedDict, total=False):
