@@ -32,6 +32,7 @@ from langgraph.graph.state import StateGraph
 
 from langgraph_speculative import Policy, speculative
 from langgraph_speculative._view import KEY
+from langgraph_speculative.speculators import Stream
 
 GUESS, OUTCOMES = "LANGGRAPH_SUITE_GUESS", "LANGGRAPH_SUITE_OUTCOMES"
 
@@ -117,6 +118,10 @@ def _made_speculative(graph: Any, guess: str) -> Any:
     speculation.is_active = True
     for info in speculation.rewritten.all_infos():
         info.speculate = info.speculator is not None
+        if info.kind == "leaf":
+            # Each node's models are read along with, those of no agent too.
+            info.stream = info.stream or Stream()
+            info.called = info.called or {"": True}
     if guess != "none":
         for info in speculation.rewritten.infos.values():
             if info.kind == "leaf":

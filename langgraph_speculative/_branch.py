@@ -51,7 +51,8 @@ class Proposal:
     """A guess at the output of one execution, as frozen writes too, and what became of it.
 
     `taint`: where it comes from a nested graph's branch, what the effects touch that this stands on and that are not
-    made yet. `journals`: the store writes of that branch.
+    made yet. `journals`: the store writes of that branch. `is_partial`: it is a message that the Actor is still
+    writing.
     """
 
     output: Any
@@ -60,6 +61,7 @@ class Proposal:
     verdict: Verdict = Verdict.OPEN
     taint: Scopes = frozenset()
     journals: Sequence[Journal] = ()
+    is_partial: bool = False
 
 
 Choice = tuple["Proposal | None", ...]
@@ -94,6 +96,11 @@ class Frame:
     @property
     def is_real(self) -> bool:
         return self.state is FrameState.REAL
+
+    @property
+    def is_tentative(self) -> bool:
+        """Whether it stands on a message that is still being written: its tool calls are worth making, no more."""
+        return any(p is not None and p.is_partial and p.verdict is not Verdict.RIGHT for p in self.choice)
 
     @property
     def is_complete(self) -> bool:
@@ -146,7 +153,7 @@ class Frame:
             return []
         if (self.is_real or self.is_twin) and all(ex.has_output for ex in self.executions):
             return []  # the run itself goes on from here
-        alive = sum(1 for c in self.children.values() if c.state is not FrameState.DEAD)
+        alive = sum(1 for c in self.children.values() if c.state is not FrameState.DEAD and not c.is_tentative)
         out = []
         # The product is in the order of the options; a few of the best joint ones are enough.
         candidates = itertools.islice(itertools.product(*options), 16 * breadth)
@@ -154,10 +161,12 @@ class Frame:
             if choice in self.children:
                 continue
             certain = all(ex.has_output for ex in self.executions)
-            if not certain and alive >= breadth:
-                break
+            # What the Actor itself has written is no guess among others, and there is one of it at a time.
+            written = any(p and p.is_partial for p in choice)
+            if not certain and not written and alive >= breadth:
+                continue
             out.append(choice)
-            alive += 1
+            alive += not written
         return out
 
     def refuted_children(self) -> list[Frame]:
@@ -170,7 +179,8 @@ class Frame:
 
     def confirmed_child(self) -> Frame | None:
         """The child that stands on actual outputs and right guesses alone."""
-        for choice, child in self.children.items():
+        # Of two right ones that which went on, and not only as far as the tool calls.
+        for choice, child in sorted(self.children.items(), key=lambda c: any(p and p.is_partial for p in c[0])):
             if child.state is FrameState.DEAD:
                 continue
             if all(

@@ -19,13 +19,14 @@ def with_shadows(graph: Graph, infos: Iterable[NodeInfo]) -> Graph:
     for info in infos:
         # A drawn nested node is called by its path with colons, by which mermaid puts it into its graph's box.
         path = info.label.replace("|", ":")
-        if info.speculator is None or path not in graph.nodes:
+        guesser = info.speculator or (info.stream if info.called else None)
+        if guesser is None or path not in graph.nodes:
             continue
         actor = graph.nodes[path]
         outer, _, name = path.rpartition(":")
         own = f"{outer}:speculate_{name}" if outer else f"speculate_{name}"
-        guesser = getattr(info.speculator, "__name__", type(info.speculator).__name__)
-        shadow = graph.nodes[own] = Node(own, own, None, {"by": guesser})
+        by = getattr(guesser, "__name__", type(guesser).__name__)
+        shadow = graph.nodes[own] = Node(own, own, None, {"by": by})
         for source in dict.fromkeys(e.source for e in plain if e.target == actor.id):
             graph.add_edge(graph.nodes[source], shadow, data="guess", conditional=True)
         for target in dict.fromkeys(e.target for e in plain if e.source == actor.id):

@@ -24,6 +24,7 @@ from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_to
 from langgraph_speculative._saver import GateSaver
 from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._store import Overlay
+from langgraph_speculative._stream import WATCH, Watch
 from langgraph_speculative._tools import PooledTool, Staging, key_of
 from langgraph_speculative._values import Memo, Opaque, copy_value, fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
@@ -188,6 +189,8 @@ class Early:
         self, ex: Execution, body: Callable[[RunnableConfig], Awaitable[Any]], own: RunnableConfig
     ) -> None:
         CURRENT.set(ex.gate)
+        if isinstance(ex.info, NodeInfo) and ex.info.called:
+            WATCH.set(Watch(self._session, ex, ex.info, own))
         if ex.action is not None and not await self._begun(ex):
             return
         # Counted where the user's code is entered, whatever let it come so far.

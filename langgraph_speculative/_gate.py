@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
+from langchain_core.outputs import ChatGeneration, LLMResult
 from langchain_core.runnables import RunnableConfig
 
 from langgraph_speculative import _compat
 from langgraph_speculative._claimant import Claimant
 from langgraph_speculative._recorder import Event, Recorder, recorder
+from langgraph_speculative._stream import Watch
 from langgraph_speculative._values import Opaque, copy_value
 from langgraph_speculative._view import Barrier
 
@@ -83,7 +85,7 @@ class Gate:
         for handlers in (manager.handlers, manager.inheritable_handlers):
             # The run's own handlers hear of it through the gate's recorder.
             kept = [h for h in handlers if not any(h is own for own in self._of_run)]
-            handlers[:] = [h if isinstance(h, Recorder) else self._shield_of(h, sync) for h in kept]
+            handlers[:] = [h if isinstance(h, Recorder | Watch) else self._shield_of(h, sync) for h in kept]
 
     def _shield_of(self, handler: Any, sync: bool) -> Any:
         shield = self._shields.get((id(handler), sync))
@@ -219,13 +221,24 @@ class Gate:
 
 
 def _containers(value: Any) -> Any:
-    """A copy of the containers alone: code appends to a list that it has reported, but leaves messages as they are."""
+    """A copy of the containers alone: code appends to a list that it has reported, but leaves messages as they are.
+
+    But for a model's answer: an agent writes its own name on that.
+    """
     kind = type(value)
+    if kind is LLMResult:
+        return value.model_copy(update={"generations": [[_answer(g) for g in each] for each in value.generations]})
     if kind is dict:
         return {k: _containers(v) for k, v in value.items()}
     if kind is list or kind is tuple:
         return kind([_containers(v) for v in value])
     return value
+
+
+def _answer(generation: Any) -> Any:
+    if not isinstance(generation, ChatGeneration):
+        return generation
+    return generation.model_copy(update={"message": generation.message.model_copy()})
 
 
 def write_custom(chunk: Any) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from langchain_core.tools import BaseTool
 
 from langgraph_speculative import _compat
 from langgraph_speculative.effects import Declaration, Effect, EffectRow, Scopes
+
+if TYPE_CHECKING:
+    from langgraph_speculative.speculators._stream import Stream
 
 NodeKind = Literal["leaf", "tools", "graph"]
 
@@ -66,9 +69,13 @@ class NodeInfo(LeafInfo):
     Attributes:
         successors: The nodes that may run next; ``None`` stands for any.
         callable_tools: The tools of the tool nodes that may run next: those that a model node's calls can reach.
+        agent: Of a prebuilt agent's model node: the name that its messages bear.
         timed: Whether it has a timeout; a pre-execution's time before the claim would not count, so there is none.
         speculate: Whether its Speculator is worth asking.
         learns: Whether its Speculator is told what the committed runs did.
+        stream: Who turns the message that its model is still writing into an output, if anybody.
+        called: The tools that such a message may call, and whether they may run early; empty where none may.
+        channels: What the nodes of its graph may write.
         lends: Whether it is a graph whose own branches may reach its end, and so guess its output.
         foreign_wrapper: Whether code of the user's runs around each of its tool calls.
         sync_wrapper_only: Whether that code has no asynchronous form, and so would block a branch's loop.
@@ -82,12 +89,16 @@ class NodeInfo(LeafInfo):
     successors: frozenset[str] | None = None
     callable_tools: dict[str, ToolInfo] = field(default_factory=dict)
     is_model: bool = False
+    agent: str = ""
     foreign_wrapper: bool = False
     sync_wrapper_only: bool = False
     timed: bool = False
     speculator: Any = None
     speculate: bool = False
     learns: bool = False
+    stream: Stream | None = None
+    called: dict[str, bool] = field(default_factory=dict)
+    channels: frozenset[str] = frozenset()
     lends: bool = False
     key_function: Callable[[Any], Any] | None = None
     invoke: Callable[..., Any] = lambda *_: None
@@ -200,7 +211,16 @@ def mark_useful(nodes: Mapping[str, NodeInfo], *, ends: bool) -> None:
             for n in follows(info)
         )
 
+    def called(info: NodeInfo) -> dict[str, bool]:
+        if info.stream is None or not all(r.effect.may_run_early for r in info.routers):
+            return {}
+        tainted = not info.effect.may_run_early
+        tools = [t for n in follows(info) for t in n.tools.values()]
+        found = {t.name: allowed(t, tainted) for t in tools}
+        return found if any(found.values()) else {}
+
     for info in nodes.values():
+        info.called = called(info)
         info.lends = any(i.speculator is not None or i.lends for i in info.inner)
         info.speculate = info.speculator is not None and (ends or leads(info, frozenset(), False))
 
@@ -286,6 +306,15 @@ def recognise(runnable: Any) -> tuple[Effect, str, bool] | None:
     if foreign:
         return Effect.UNDECLARED, f"model node, but {foreign}", True
     return Effect.PURE, "model node of a prebuilt agent", True
+
+
+def agent_name(runnable: Any) -> str:
+    """The name that a prebuilt agent's model node gives its messages, if it has one."""
+    function = _compat.function_of(runnable)
+    variables = closure_of(function)
+    for inner in ("_execute_model_sync", "_execute_model_async"):
+        variables = variables | closure_of(variables.get(inner))
+    return str(variables.get("name") or "")
 
 
 def _foreign_in_create_agent(runnable: Any) -> str:

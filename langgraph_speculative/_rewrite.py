@@ -208,6 +208,7 @@ def _shell(graph: Any, name: str, node: Any, declared: Declared, prefix: str) ->
     bound = node.bound
     info = NodeInfo(label=path, effect=Effect.UNDECLARED, source="none", reason="", name=name)
     info.successors = _nodes.successors_of(graph.builder, name)
+    info.channels = frozenset(graph.channels)
     info.timed = getattr(node, "timeout", None) is not None
     info.key_function = declared.key(path, name)
     if info.key_function is None and getattr(node, "cache_policy", None) is not None:
@@ -263,6 +264,7 @@ def _leaf(info: NodeInfo, bound: Any, declared: Declared, path: str, metadata: F
     found = declared.effect(*declared.names(path, info.name)) or _decorated(_compat.function_of(bound)) or metadata
     recognised = _nodes.recognise(bound)
     info.is_model = recognised is not None and recognised[2]
+    info.agent = _nodes.agent_name(bound) if info.is_model else ""
     if found is None and recognised is not None:
         found = (Declaration(effect=recognised[0]), "recognised", recognised[1])
     if found is None or (found[0].effect is Effect.UNDECLARED and "*" in declared.effects):

@@ -32,6 +32,7 @@ from langgraph_speculative._limits import RateLimits
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
 from langgraph_speculative._saved import SavedTime
 from langgraph_speculative._store import overlay_of
+from langgraph_speculative._stream import Watch, watching
 from langgraph_speculative._tools import key_of
 from langgraph_speculative._tree import Tree
 from langgraph_speculative._values import freeze
@@ -134,10 +135,10 @@ class Session:
             usage = self.report.usage.setdefault(model, Usage())
             setattr(usage, kind, getattr(usage, kind) + tokens)
 
-    def post(self, function: Callable[..., object], *args: Any) -> None:
-        """Run on the session's loop, after what was posted before."""
+    def post(self, function: Callable[..., object], *args: Any, threaded: bool = False) -> None:
+        """Run on the session's loop, after what was posted before; `threaded` where this may not be its thread."""
         try:
-            if self.sync:
+            if self.sync or threaded:
                 self.loop.call_soon_threadsafe(self._guarded, function, *args, context=self.context.copy())
             else:
                 self.loop.call_soon(self._guarded, function, *args, context=self.context.copy())
@@ -184,7 +185,7 @@ class Session:
             return None
         candidate = self.ledger.has(info)
         # The only task of its step, of which nothing is known and nothing to be guessed, needs no frame either.
-        if not candidate and not info.speculate and not info.lends and len(loop.tasks) == 1:
+        if not candidate and not info.speculate and not info.called and not info.lends and len(loop.tasks) == 1:
             if self.ledger or self.tree.is_active:
                 self._frame_of(loop)
             if info.kind == "leaf":
@@ -263,7 +264,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                output = info.invoke(value, config)
+                with watching(self._watch(info, ex, config)):
+                    output = info.invoke(value, config)
         except ParentCommand as command:
             self._finish(ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
@@ -291,7 +293,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                output = await info.ainvoke(value, config)
+                with watching(self._watch(info, ex, config)):
+                    output = await info.ainvoke(value, config)
         except ParentCommand as command:
             self._finish(ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
@@ -305,6 +308,12 @@ class Session:
         self._finish(ex, output)
         self._tell(info, value, output, config)
         return output
+
+    def _watch(self, info: NodeInfo, ex: Execution | None, config: RunnableConfig) -> Watch | None:
+        """Who reads along with the models of a node that the run executes."""
+        if not info.called or ex is None or ex.real_task is None:
+            return None
+        return Watch(self, ex.leaves[0] if ex.leaves else ex, info, config)
 
     def _tell(self, info: NodeInfo, value: Any, output: Any, config: RunnableConfig) -> None:
         """Let the node's Speculator learn."""

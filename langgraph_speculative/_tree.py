@@ -7,7 +7,7 @@ delay the real run: what may block goes to the pool, and whatever fails ends a b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -153,7 +153,7 @@ class Tree:
             core.shadow.cancel()
         self._settle(core, output, frozen)
         if core.asked:
-            right = any(p.verdict is Verdict.RIGHT for p in core.proposals)
+            right = any(p.verdict is Verdict.RIGHT and not p.is_partial for p in core.proposals)
             self._session.report.windows += 1
             self._session.report.window_hits += right
             self._session.emit("hit" if right else "miss", core.info, core.step)
@@ -201,6 +201,29 @@ class Tree:
         self._session.report.guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         self._add(core, Proposal(guess.output, guess.confidence), info)
+
+    def streamed(self, core: Execution, written: Callable[[], Any], info: NodeInfo) -> None:
+        """What the Actor has written by now: a guess at its output, in the place of the one before."""
+        if self._session.closed or self._session.broken or core.has_output or core.state is State.DISCARDED:
+            return
+        self.withdraw(core)
+        try:
+            output = written()
+        except Exception as error:
+            self._shadows.failed(info, core.step, error)
+            return
+        self._session.report.guesses += 1
+        self._session.emit("guess", info, core.step, "the stream")
+        self._add(core, Proposal(output, 1.0, is_partial=True), info)
+
+    def withdraw(self, core: Execution) -> None:
+        """What the Actor had written is not its message: it goes on, or begins again."""
+        for proposal in core.proposals:
+            if proposal.is_partial and proposal.verdict is Verdict.OPEN:
+                proposal.verdict = Verdict.WRONG
+        for frame in list(core.frames):
+            for child in frame.refuted_children():
+                self._kill(child)
 
     def _add(self, core: Execution, proposal: Proposal, info: LeafInfo) -> None:
         """Act on a guess, if it fits the state."""
@@ -257,6 +280,8 @@ class Tree:
 
     def _may_go_on(self, frame: Frame) -> bool:
         if frame.over or frame.twin is not None or self._session.closed or self._session.broken:
+            return False
+        if frame.is_tentative:
             return False
         if frame.state not in (FrameState.REAL, FrameState.RUNNING):
             return False
@@ -315,6 +340,9 @@ class Tree:
         if frame.state is FrameState.DEAD or frame.snapshot is None or loop is None:
             return
         before = loop.interrupt_before
+        if frame.is_tentative and not (tasks := [t for t in tasks if info_of(loop, t.name).kind == "tools"]):
+            frame.state = FrameState.ENDED
+            return
         if not tasks:
             frame.state = FrameState.ENDED
             self._lend(frame, _compat.output_of(loop, frame.snapshot))
@@ -333,7 +361,7 @@ class Tree:
             frame.executions.append(ex)
             ex.frames.append(frame)
         for ex in frame.executions:
-            if not ex.asked:
+            if not ex.asked and not frame.is_tentative:
                 self._consult(ex, frame)
         self._expand(frame)
 

@@ -12,6 +12,7 @@ from langgraph_speculative.effects import skeleton_of
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._draft import Draft, refusal
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Speculator, known_names
+from langgraph_speculative.speculators._stream import NamedStream, Stream
 
 
 def check_graph(graph: Any) -> None:
@@ -31,24 +32,44 @@ def check_graph(graph: Any) -> None:
     )
 
 
-def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: Any) -> None:
-    """Give each node its Speculator, and find out which of them could gain anything."""
+def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator] | None, draft: Any) -> None:
+    """Give each node its Speculator, and find out which of them could gain anything.
+
+    Model nodes of prebuilt agents get `Stream` beside it, unless `speculators` is empty.
+    """
     infos = list(rewritten.all_infos())
-    for name, speculator in speculators.items():
+    for name, speculator in (speculators or {}).items():
         own = rewritten.infos.get(name)
         # A name that may be several nodes has been refused.
         info = own or next(i for i in infos if name in (i.label, i.name))
         _give(info, speculator)
+        if info.stream is not None and not _tool_nodes_behind(rewritten, info):
+            raise SpeculationError(
+                f"speculators[{name!r}]: Stream() starts the calls of the tool node behind {name!r}, and no tool node "
+                "follows it: let it lead to a ToolNode, or give the node another Speculator."
+            )
+    if speculators is None or speculators:
+        for info in infos:
+            if info.is_model and info.stream is None and "messages" in info.channels:
+                info.stream = NamedStream(info.agent) if info.agent else Stream()
     if draft is not None:
         _assign_draft(rewritten, draft)
     _mark_useful(rewritten.infos, ends=False)
 
 
 def _give(info: _nodes.NodeInfo, speculator: Speculator) -> None:
+    if isinstance(speculator, Stream):
+        info.stream = speculator.bind(info)
+        return
     if isinstance(speculator, BaseSpeculator):
         speculator = speculator.bind(info)
         info.learns = type(speculator).learn is not BaseSpeculator.learn
     info.speculator = speculator
+
+
+def _tool_nodes_behind(rewritten: Rewritten, info: _nodes.NodeInfo) -> bool:
+    graph = next((g.inner for g in rewritten.all_infos() if info in g.inner), rewritten.infos.values())
+    return any(n.kind == "tools" for n in graph if info.successors is None or n.name in info.successors)
 
 
 def _mark_useful(infos: Mapping[str, _nodes.NodeInfo], *, ends: bool) -> None:
@@ -96,7 +117,7 @@ def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
 def why_inactive(rewritten: Rewritten) -> str:
     rows = rewritten.table().undeclared()
     undeclared = [r.name for r in rows]
-    if not any(i.speculator is not None for i in rewritten.all_infos()):
+    if not any(i.speculator is not None or i.stream is not None for i in rewritten.all_infos()):
         return "speculation is inactive: no node has a Speculator; pass draft= or speculators=."
     named = f" Undeclared: {known_names(undeclared)}." if undeclared else ""
     named += "".join(f" {r.name!r}: {r.reason}." for r in rows if r.reason != NOBODY)

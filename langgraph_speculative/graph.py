@@ -47,7 +47,7 @@ class _Speculation:
         self.limits = RateLimits(policy.rate_limits)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
-        self.is_active = any(i.speculate for i in rewritten.all_infos())
+        self.is_active = any(i.speculate or i.called for i in rewritten.all_infos())
         self.closed = False
 
     def mode(self, config: RunnableConfig | None) -> str:
@@ -348,7 +348,8 @@ def speculative(
             synchronous or asynchronous context manager) that returns one.
         draft: A compiled graph with the same node names on faster models, or several. It guesses for the model nodes,
             and for other nodes declared pure. Its tools are never run.
-        speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`.
+        speculators: Speculators by node (``"outer|inner"`` for nested ones). They go before `draft`. Model nodes of
+            prebuilt agents have `Stream` beside them, unless this is empty: ``{}`` means none.
         effects: What running a node, tool or router early may do, by name; ``"*"`` for all that are undeclared. What
             nobody declares is treated as irreversible and never runs early.
         keys: Functions of a node's input that say which inputs are equal, by node. Default: the whole input.
@@ -401,7 +402,7 @@ def _wrap(
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})
-    _wiring.assign(rewritten, speculators or {}, draft)
+    _wiring.assign(rewritten, speculators, draft)
     own_kind: Any = type(graph)
     kind = _speculative_kind(own_kind)
     fast = object.__new__(kind)

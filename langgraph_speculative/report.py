@@ -84,7 +84,7 @@ class Report:
         window_hits: Windows in which one of the guesses was right.
         speculator_calls: Times a Speculator was started.
         speculator_errors: Speculators that raised, or whose guess did not fit the state.
-        guesses: Guesses received.
+        guesses: Guesses received, and messages of the Actor's as far as they were written (`Stream`).
         forks: Checkpoints forked.
         launched: Pre-executions started.
         claimed: Pre-executions that the run took over (each is a step that was not run again).

@@ -5,7 +5,8 @@ an output of the node, a `Guess`, a list of `Guess`, or ``None`` for "no guess";
 One that wants the run's config, or that learns, is a `BaseSpeculator`.
 
 Ready-made ones: `Draft` runs a faster graph's node, `Model` asks a chat model, `Replay` remembers, `Route` knows where
-a router may go, and `Ensemble` asks several. ``docs/speculators.md`` says which one to use when.
+a router may go, and `Ensemble` asks several. `Stream` is no guesser: it starts the tool calls that the Actor's own
+model has written. ``docs/speculators.md`` says which one to use when.
 """
 
 from langgraph_speculative.speculators._draft import Draft
@@ -14,5 +15,6 @@ from langgraph_speculative.speculators._model import Model
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, Speculator
 from langgraph_speculative.speculators._replay import Replay
 from langgraph_speculative.speculators._route import Route
+from langgraph_speculative.speculators._stream import Stream
 
-__all__ = ["BaseSpeculator", "Draft", "Ensemble", "Guess", "Model", "Replay", "Route", "Speculator"]
+__all__ = ["BaseSpeculator", "Draft", "Ensemble", "Guess", "Model", "Replay", "Route", "Speculator", "Stream"]

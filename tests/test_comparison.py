@@ -1,0 +1,80 @@
+"""The comparison with other packages, without them: what is ours in it runs, and what is missing is named."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from benchmarks import _comparison_route as route
+from benchmarks import _comparison_stream as stream
+from benchmarks import comparison
+from benchmarks._engine_rows import Measured
+from langgraph_speculative import speculative
+from langgraph_speculative._compare import same_result
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (route, "ROUTER", 0.02),
+        (route, "STEP", 0.01),
+        (stream, "TOKEN", 0.001),
+        (stream, "SEARCH", 0.01),
+        (stream, "CHECK", 0.001),
+    ):
+        monkeypatch.setattr(module, name, value)
+
+
+@pytest.mark.parametrize("case", route.CASES, ids=lambda case: case.name)
+async def test_ours_is_equal_to_plain_on_each_graph(case: route.Case) -> None:
+    fast = route.ours(case)
+    assert await fast.ainvoke(route.INPUT) == await route.compiled(case).ainvoke(route.INPUT)
+    assert fast.report().claimed
+    assert not fast.report().errors
+
+
+async def test_the_streaming_agent_starts_its_calls_early() -> None:
+    plain = stream.create_agent(stream.Talker(), stream.TOOLS)
+    fast = speculative(stream.create_agent(stream.Talker(), stream.TOOLS), effects={"search": "read", "check": "read"})
+    assert same_result(await stream._run(plain), await stream._run(fast)) is None
+    assert fast.report().claimed >= 2 * stream.TURNS
+
+
+def test_rows_whose_package_is_missing_are_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(comparison, "find_spec", lambda name: None)
+    assert comparison.main(["--json", "--only", "route_vs_nat,stream_vs_eager"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {}
+    assert printed.err.splitlines() == [
+        "skipped: stream_vs_eager (pip install eager-tools-langgraph)",
+        "skipped: route_vs_nat (pip install nvidia-nat-app)",
+    ]
+
+
+def test_rows_have_bars(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    values = {"stream_vs_eager": 0.5, "stream_unequal": 0.0, "route_vs_nat": 1.0, "route_unequal": 0.0}
+
+    def measured(rows: tuple[str, ...]) -> Any:
+        return lambda rounds: {row: Measured(values[row], f"{rounds} rounds") for row in rows}
+
+    groups = tuple((rows, "json", package, measured(rows)) for rows, _, package, _ in comparison.GROUPS)
+    monkeypatch.setattr(comparison, "GROUPS", groups)
+    assert {row for rows, *_ in groups for row in rows} == set(comparison.ROWS)
+    assert comparison.main(["--json", "--rounds", "3"]) == 1
+    assert json.loads(capsys.readouterr().out)["stream_vs_eager"] == {"value": 0.5, "bar": 1.0, "better": "higher"}
+    assert comparison.main(["--only", "route_vs_nat"]) == 0
+    assert "* route_vs_nat: 7 rounds" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        comparison.main(["--only", "nonsense"])
+    assert "no such row: nonsense" in capsys.readouterr().err
+
+
+def test_the_least_that_a_node_needs_is_there() -> None:
+    """Two graphs differ where a node reads what another has written, so the other package can be unequal there."""
+    results = [asyncio.run(route.compiled(case).ainvoke(route.INPUT))["answer"] for case in route.CASES]
+    assert len(set(results)) == 3
