@@ -137,6 +137,7 @@ class Early:
     ) -> None:
         """Start a pre-execution, behind those that the same node has made before."""
         self._session.report.launched += 1
+        self._session.stats(ex.info).launched += 1
         self._session.emit("launch", ex.info, ex.step)
         self._in_flight += 1
         ex.gate = Gate(self._session.handlers or (), config, sync=self._session.sync or ex.info.sync_only)

@@ -29,6 +29,7 @@ from langgraph_speculative._ids import Renaming
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._node_stats import NodeStats
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._tools import key_of
@@ -115,6 +116,11 @@ class Session:
         """A branch ends here."""
         self.report.stopped.setdefault(reason, Stop()).count += 1
         self.emit("stop", info, step, reason)
+
+    def stats(self, info: LeafInfo) -> NodeStats:
+        """The counters of a node or tool."""
+        found = self.report.nodes.get(info.label)
+        return found or self.report.nodes.setdefault(info.label, NodeStats(info.effect.value))
 
     def fail(self, error: BaseException) -> None:
         """A bug of ours: speculation ends for this run, the run goes on plain."""
@@ -211,9 +217,10 @@ class Session:
             ex.output = claimed[1]
         return ex
 
-    def _finish(self, ex: Execution | None, output: Any) -> None:
+    def _finish(self, info: NodeInfo, began: float, ex: Execution | None, output: Any) -> None:
         """Note what the real run's execution of a node returned."""
         if ex is None:
+            self._pass(info, began, output)
             return
         try:
             ex.ended = time.monotonic()
@@ -229,15 +236,31 @@ class Session:
         except Exception as error:
             self.fail(error)
 
+    def _pass(self, info: NodeInfo, began: float, output: Any) -> None:
+        """Counters of a committed leaf of which nothing was to be guessed or taken over."""
+        if info.kind == "leaf" and not self.broken and not self.closed:
+            with self._lock:
+                self._note(info, time.monotonic() - began, output)
+
+    def _note(self, info: LeafInfo, seconds: float, output: Any) -> None:
+        """One more execution of a node or tool by the run."""
+        stats = self.stats(info)
+        stats.executions += 1
+        stats.seconds.add(seconds)
+        for model, tokens in usage_of(output):
+            stats.tokens += tokens
+            self.add_tokens([(model, tokens)], "committed")
+
     def _count(self, ex: Execution, output: Any) -> None:
         """Counters of one committed leaf: steps, claims, tokens, and the time saved in its superstep."""
         early = ex.leaves[0] if ex.leaves else None
-        alone = ex.ended
+        took = ex.ended - ex.started
         if early is not None and early.state is State.CLAIMED:
-            alone = ex.started + (early.ended - early.started)
+            took = early.ended - early.started
+        alone = ex.started + took
         with self._lock:
             self.report.steps += 1
-            self.add_usage(output, "committed")
+            self._note(ex.info, took, output)
             assert ex.frame is not None
             ends = self._ends.setdefault((id(ex.frame.loop), ex.frame.step), [0.0, 0.0])
             ends[0], ends[1] = max(ends[0], ex.ended), max(ends[1], alone)
@@ -249,7 +272,7 @@ class Session:
 
     def run_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for a synchronous real run."""
-        fence, ex = Fence(self, info, value), None
+        fence, ex, began = Fence(self, info, value), None, time.monotonic()
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -261,7 +284,7 @@ class Session:
                     self.actions.clear(way)
                 output = info.invoke(value, config)
         except ParentCommand as command:
-            self._finish(ex, _compat.for_this_graph(command))
+            self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
         except BaseException:
@@ -270,14 +293,14 @@ class Session:
             raise
         finally:
             fence.ends()
-        self._finish(ex, output)
+        self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
 
     async def arun_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for an asynchronous real run."""
         assert info.ainvoke is not None
-        fence, ex = Fence(self, info, value), None
+        fence, ex, began = Fence(self, info, value), None, time.monotonic()
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -289,7 +312,7 @@ class Session:
                     await self.actions.aclear(way)
                 output = await info.ainvoke(value, config)
         except ParentCommand as command:
-            self._finish(ex, _compat.for_this_graph(command))
+            self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
         except BaseException:
@@ -298,7 +321,7 @@ class Session:
             raise
         finally:
             fence.ends()
-        self._finish(ex, output)
+        self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
 

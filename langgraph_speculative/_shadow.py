@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -53,10 +54,13 @@ class Shadows:
     async def _shadow(self, core: Execution, info: NodeInfo) -> None:
         """Ask the Speculator of one execution, and act on each guess as it comes."""
         self._session.report.speculator_calls += 1
+        asked = time.monotonic()
         guesses = self._ask(core, info)
         try:
             taken = 0
             async for guess in guesses:
+                if not taken:
+                    self._session.stats(info).guess_seconds.add(time.monotonic() - asked)
                 self._propose(core, guess, info)
                 taken += 1
                 if taken >= self._policy.breadth:

@@ -156,6 +156,12 @@ class Tree:
             right = any(p.verdict is Verdict.RIGHT for p in core.proposals)
             self._session.report.windows += 1
             self._session.report.window_hits += right
+            stats = self._session.stats(core.info)
+            stats.windows += 1
+            stats.hits += right
+            for proposal in core.proposals:
+                stats.judged += proposal.verdict is not Verdict.OPEN
+                stats.right += proposal.verdict is Verdict.RIGHT
             self._session.emit("hit" if right else "miss", core.info, core.step)
 
     def on_failure(self, ex: Execution) -> None:
@@ -199,6 +205,7 @@ class Tree:
 
     def _propose(self, core: Execution, guess: Guess, info: NodeInfo) -> None:
         self._session.report.guesses += 1
+        self._session.stats(info).guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         if isinstance(info.speculator, Draft):
             self._session.add_usage(guess.output, "draft")
@@ -441,6 +448,7 @@ class Tree:
         for ex in executions:
             if ex.state in (State.RUNNING, State.FINISHED, State.FAILED):
                 self._session.report.discarded += 1
+                self._session.stats(ex.info).discarded += 1
                 self._session.emit("discard", ex.info, ex.step, ex.spoiled or reason)
                 if ex.has_output:
                     self._session.add_usage(ex.output, "discarded")

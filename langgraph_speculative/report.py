@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langgraph_speculative._node_stats import NodeStats, merge_nodes
+
 EventKind = Literal[
     "run", "guess", "hit", "miss", "fork", "launch", "claim", "discard", "rollback", "stop", "error", "end"
 ]
@@ -99,6 +101,7 @@ class Report:
             been started only when the run reached it.
         stopped: Why branches ended before their depth, by reason.
         usage: Tokens by model.
+        nodes: What was seen of each node (``"outer|inner"``) and tool (the tool's name behind its node's).
         errors: The latest problems of Speculators or of the engine itself, as text; never raised into the run.
     """
 
@@ -121,6 +124,7 @@ class Report:
     time_saved: float = 0.0
     stopped: dict[str, Stop] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    nodes: dict[str, NodeStats] = field(default_factory=dict)
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -154,6 +158,7 @@ class Report:
                     total.committed += usage.committed
                     total.discarded += usage.discarded
                     total.draft += usage.draft
+            merge_nodes(self.nodes, other.nodes.items())
             self.errors.extend(other.errors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,6 +177,7 @@ class Report:
                 model: {"committed": u.committed, "discarded": u.discarded, "draft": u.draft}
                 for model, u in self.usage.items()
             }
+            out["nodes"] = {label: stats.to_dict() for label, stats in self.nodes.items()}
             out["errors"] = list(self.errors)
             return out
 
