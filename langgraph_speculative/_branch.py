@@ -51,7 +51,9 @@ class Proposal:
     """A guess at the output of one execution, as frozen writes too, and what became of it.
 
     `taint`: where it comes from a nested graph's branch, what the effects touch that this stands on and that are not
-    made yet. `journals`: the store writes of that branch.
+    made yet. `journals`: the store writes of that branch. `probability`: the calibrated confidence. `guessed`: the
+    nodes whose outputs were guessed for it. `source`, `rank`: who guessed, and its place among the guesses of its
+    window; no source where it comes from a nested graph's branch.
     """
 
     output: Any
@@ -60,6 +62,14 @@ class Proposal:
     verdict: Verdict = Verdict.OPEN
     taint: Scopes = frozenset()
     journals: Sequence[Journal] = ()
+    probability: float = -1.0
+    guessed: Sequence[str] = ()
+    source: str = ""
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probability < 0:
+            self.probability = self.confidence
 
 
 Choice = tuple["Proposal | None", ...]
@@ -127,7 +137,7 @@ class Frame:
         return frozenset(out)
 
     def options(self) -> list[list[Proposal | None]]:
-        """For each task what its output may be taken to be, most confident first; an empty list where nothing is."""
+        """For each task what its output may be taken to be, likeliest first; an empty list where nothing is."""
         out: list[list[Proposal | None]] = []
         for ex in self.executions:
             right = next((p for p in ex.proposals if p.verdict is Verdict.RIGHT), None)
@@ -136,7 +146,7 @@ class Frame:
                 out.append([right])
             else:
                 possible = [p for p in ex.proposals if p.verdict is not Verdict.WRONG]
-                out.append([*sorted(possible, key=lambda p: -p.confidence)])
+                out.append([*sorted(possible, key=lambda p: -p.probability)])
         return out
 
     def next_choices(self, breadth: int) -> list[Choice]:
@@ -150,7 +160,7 @@ class Frame:
         out = []
         # The product is in the order of the options; a few of the best joint ones are enough.
         candidates = itertools.islice(itertools.product(*options), 16 * breadth)
-        for choice in sorted(candidates, key=lambda c: -prod(p.confidence if p else 1.0 for p in c)):
+        for choice in sorted(candidates, key=lambda c: -prod(p.probability if p else 1.0 for p in c)):
             if choice in self.children:
                 continue
             certain = all(ex.has_output for ex in self.executions)

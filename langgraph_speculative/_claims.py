@@ -64,6 +64,7 @@ class Claims:
         early.state = State.CLAIMED
         self._session.report.claimed += 1
         self._session.stats(early.info).claimed += 1
+        self._session.valuation.ended(early, taken=True)
         self._session.emit("claim", early.info, early.step, seconds=early.ended - early.started)
 
     def _wasted(self, early: Execution) -> None:
@@ -71,6 +72,9 @@ class Claims:
             early.action.kept = False
         self._session.report.discarded += 1
         self._session.stats(early.info).discarded += 1
+        if early.has_output:
+            self._session.add_usage(early.output, "discarded")
+        self._session.valuation.ended(early, taken=False)
         self._session.emit("discard", early.info, early.step, early.spoiled or "could not be taken over")
         if early.journal is not None:
             early.journal.drop()

@@ -1,4 +1,4 @@
-"""What the runs of one graph have taught the policy: latencies, costs, how right the guesses are, who is to be left alone."""
+"""What the runs of one graph have taught the policy: latencies, costs, and how right the guesses are."""
 
 from __future__ import annotations
 
@@ -105,10 +105,21 @@ class Knowledge:
             found = self.nodes.setdefault(label, Known())
         return found
 
+    def price_of(self, info: LeafInfo) -> float:
+        """USD per call of a node or tool, tokens aside."""
+        name = info.name if isinstance(info, ToolInfo | NodeInfo) else info.label
+        return self.prices.of_call(info.label) or self.prices.of_call(name)
+
+    def usd_of(self, label: str) -> float:
+        """USD that a call of a node or tool costs, as far as that is known."""
+        known, name = self.of(label), label.rpartition("|")[2]
+        # A tool's label is its node's, a dot, and its name.
+        price = max(map(self.prices.of_call, (label, name, name.rpartition(".")[2])))
+        return price + (known.spent.usd(self.prices) or 0.0) / max(1, known.spent.calls)
+
     def cost_of(self, info: LeafInfo) -> Cost:
         """What one call of a node or tool costs."""
-        name = info.name if isinstance(info, ToolInfo | NodeInfo) else info.label
-        price = self.prices.of_call(name) or self.prices.of_call(info.label)
+        price = self.price_of(info)
         is_model = isinstance(info, NodeInfo) and info.is_model
         known = self.nodes.get(info.label)
         if known is None or not known.spent.total:

@@ -94,6 +94,8 @@ class Execution:
         self.in_thread = False
         self.proposals: list[Proposal] = []
         self.asked = False
+        self.barred = False
+        self.guesses = 0
         self.shadow: asyncio.Task[Any] | None = None
         self.frames: list[Frame] = []
         self.leaves: list[Execution] = []

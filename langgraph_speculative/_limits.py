@@ -91,7 +91,7 @@ MAX_PAUSES = 1000
 
 
 def is_too_many(error: BaseException) -> bool:
-    """Whether a provider refused a call for coming too often (HTTP status 429), whatever its client's exceptions are."""
+    """Whether a provider refused a call for coming too often (HTTP status 429), whatever its client raises."""
     reply = getattr(error, "response", None)
     found = (getattr(error, "status_code", None), getattr(error, "code", None), getattr(reply, "status_code", None))
     return any(status in (429, "429") for status in found if isinstance(status, int | str))

@@ -23,9 +23,11 @@ from langgraph_speculative import _compat, _scheduler
 from langgraph_speculative._actions import Actions
 from langgraph_speculative._branch import Frame
 from langgraph_speculative._claims import AGAIN, Claims
+from langgraph_speculative._concurrency import Concurrency
 from langgraph_speculative._fence import Fence
 from langgraph_speculative._gate import write_custom
 from langgraph_speculative._ids import Renaming
+from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
@@ -34,11 +36,12 @@ from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_to
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._tools import key_of
 from langgraph_speculative._tree import Tree
+from langgraph_speculative._valuation import Valuation
 from langgraph_speculative._values import freeze
 from langgraph_speculative._workers import ended
 from langgraph_speculative.journal import Journal, journal_of
 from langgraph_speculative.policy import Policy
-from langgraph_speculative.report import Event, Report, Stop, Usage, usage_of
+from langgraph_speculative.report import Event, Report, Stop, Usage, tokens_in, usage_of
 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
@@ -56,6 +59,8 @@ class Session:
         limits: How often tools may be called early, over all runs.
         journal: Opens what early actions are written down in.
         learning: Tells Speculators what the run did.
+        knowledge: What the graph's runs have taught the policy.
+        max_concurrency: Calls of the run and early ones at the same time.
     """
 
     def __init__(
@@ -68,6 +73,8 @@ class Session:
         limits: RateLimits | None = None,
         journal: Callable[[], Journal] | None = None,
         learning: Learning | None = None,
+        knowledge: Knowledge | None = None,
+        max_concurrency: int | None = None,
     ) -> None:
         self.policy = policy
         self.owner = owner
@@ -82,6 +89,8 @@ class Session:
         self.handlers: list[Any] | None = None
         self.limits = limits or RateLimits(policy.rate_limits)
         self.actions = Actions(self, journal or partial(journal_of, policy.journal))
+        self.valuation = Valuation(self, knowledge or Knowledge(policy))
+        self.concurrency = Concurrency(self, max_concurrency)
         self.tree = Tree(self)
         self._claims = Claims(self)
         self._lock = threading.Lock()
@@ -247,9 +256,11 @@ class Session:
         stats = self.stats(info)
         stats.executions += 1
         stats.seconds.add(seconds)
-        for model, tokens in usage_of(output):
+        used = list(tokens_in(output))
+        for model, _, _, tokens in used:
             stats.tokens += tokens
             self.add_tokens([(model, tokens)], "committed")
+        self.valuation.committed(info, seconds, used)
 
     def _count(self, ex: Execution, output: Any) -> None:
         """Counters of one committed leaf: steps, claims, tokens, and the time saved in its superstep."""
@@ -282,12 +293,14 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                output = info.invoke(value, config)
+                with self.concurrency.real(info):
+                    output = info.invoke(value, config)
         except ParentCommand as command:
             self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
-        except BaseException:
+        except BaseException as error:
+            self.valuation.failed(info, error)
             if ex is not None:
                 self.post(self.tree.on_failure, ex)
             raise
@@ -310,12 +323,14 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                output = await info.ainvoke(value, config)
+                with self.concurrency.real(info):
+                    output = await info.ainvoke(value, config)
         except ParentCommand as command:
             self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
-        except BaseException:
+        except BaseException as error:
+            self.valuation.failed(info, error)
             if ex is not None:
                 self.post(self.tree.on_failure, ex)
             raise
@@ -388,7 +403,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                output = execute(request)
+                with self.concurrency.real(info):
+                    output = execute(request)
         finally:
             fence.ends()
         self._finish_tool(begun and begun[0], output)
@@ -406,7 +422,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                output = await execute(request)
+                with self.concurrency.real(info):
+                    output = await execute(request)
         finally:
             fence.ends()
         self._finish_tool(begun and begun[0], output)
@@ -431,6 +448,7 @@ class Session:
         report.wall = time.monotonic() - self._opened
         report.time_saved = sum(max(0.0, alone - actual) for actual, alone in self._ends.values())
         self.emit("end", seconds=report.time_saved)
+        self.valuation.close()
         for tracker in self._trackers:
             tracker.add(report)
         self._frames.clear()

@@ -156,12 +156,7 @@ class Tree:
             right = any(p.verdict is Verdict.RIGHT for p in core.proposals)
             self._session.report.windows += 1
             self._session.report.window_hits += right
-            stats = self._session.stats(core.info)
-            stats.windows += 1
-            stats.hits += right
-            for proposal in core.proposals:
-                stats.judged += proposal.verdict is not Verdict.OPEN
-                stats.right += proposal.verdict is Verdict.RIGHT
+            self._session.valuation.judged(core, right)
             self._session.emit("hit" if right else "miss", core.info, core.step)
 
     def on_failure(self, ex: Execution) -> None:
@@ -189,12 +184,17 @@ class Tree:
     def _consult(self, core: Execution, frame: Frame) -> None:
         """Ask the node's Speculator, as soon as a guess at this step could be acted on."""
         info = core.info
-        if not isinstance(info, NodeInfo) or not info.speculate:
+        if not isinstance(info, NodeInfo) or not info.speculate or core.barred:
             return
         core.asked = True
 
         def go() -> None:
             if core.has_output or core.state is State.DISCARDED or not self._is_wanted(core):
+                return
+            if reason := self._session.valuation.refuses_guess(info):
+                core.asked = False
+                core.barred = True
+                self._session.emit("stop", info, core.step, reason)
                 return
             self._shadows.start(core, info)
 
@@ -210,7 +210,10 @@ class Tree:
         if isinstance(info.speculator, Draft):
             self._session.add_usage(guess.output, "draft")
         self._session.add_tokens(guess.usage.items(), "draft")
-        self._add(core, Proposal(guess.output, guess.confidence), info)
+        self._session.valuation.guessed(info, guess)
+        proposal = self._session.valuation.proposal(info, guess, core.guesses)
+        core.guesses += 1
+        self._add(core, proposal, info)
 
     def _add(self, core: Execution, proposal: Proposal, info: LeafInfo) -> None:
         """Act on a guess, if it fits the state."""
@@ -257,7 +260,8 @@ class Tree:
         def go() -> None:
             if not self._may_go_on(frame):
                 return
-            for choice in frame.next_choices(self._policy.breadth):
+            choices = frame.next_choices(self._policy.breadth)
+            for choice in self._session.valuation.worthwhile(frame, choices):
                 child = Frame(frame.loop, frame.step + 1, parent=frame, choice=choice)
                 self.frames.add(child)
                 frame.children[choice] = child
@@ -382,11 +386,13 @@ class Tree:
         outer = self._outer.get("|".join(frame.loop.checkpoint_ns))
         if outer is None or outer.has_output:
             return
-        confidence, above = 1.0, frame
+        confidence, guessed, above = 1.0, list[str](), frame
         while above.parent is not None:
-            confidence *= prod(p.confidence for p in above.choice if p is not None)
+            confidence *= prod(p.probability for p in above.choice if p is not None)
+            guessed += [label for p in above.choice if p is not None for label in p.guessed]
             above = above.parent
-        proposal = Proposal(output, confidence, taint=frame.taint(), journals=self._behind(frame))
+        journals = self._behind(frame)
+        proposal = Proposal(output, confidence, guessed=guessed, taint=frame.taint(), journals=journals)
         frame.lent = outer, proposal
         self._add(outer, proposal, outer.info)
 
@@ -452,6 +458,7 @@ class Tree:
                 self._session.emit("discard", ex.info, ex.step, ex.spoiled or reason)
                 if ex.has_output:
                     self._session.add_usage(ex.output, "discarded")
+                self._session.valuation.ended(ex, taken=False)
             if ex.state is not State.CLAIMED:
                 ex.state = State.DISCARDED
             self.cancel(ex)

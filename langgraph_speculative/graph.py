@@ -18,8 +18,10 @@ from langchain_core.runnables.graph import Graph
 from langgraph_speculative import _compat, _draw, _rewrite, _scheduler, _wiring
 from langgraph_speculative._compat import CONF, CompiledStateGraph
 from langgraph_speculative._decorator import decorate
+from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._rate_limiters import watch_rate_limiters
 from langgraph_speculative._recovery import Recovery, recover
 from langgraph_speculative._rewrite import Declared, Rewritten
 from langgraph_speculative._session import Session
@@ -45,6 +47,7 @@ class _Speculation:
         self.policy = policy
         self.report = Report()
         self.limits = RateLimits(policy.rate_limits)
+        self.knowledge = Knowledge(policy)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
         self.is_active = any(i.speculate for i in rewritten.all_infos())
@@ -82,6 +85,8 @@ class _Speculation:
             limits=self.limits,
             journal=self.journal,
             learning=self._learning,
+            knowledge=self.knowledge,
+            max_concurrency=(config or {}).get("max_concurrency"),
         )
 
     def journal(self) -> Journal:
@@ -180,6 +185,8 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
             return None
         try:
             merged: Any = config
+            if self.config and "max_concurrency" in self.config and "max_concurrency" not in (config or {}):
+                merged = config = {**(config or {}), "max_concurrency": self.config["max_concurrency"]}
             if self.config and not ((config or {}).get("metadata") or {}).get("speculation"):
                 own = (self.config.get("metadata") or {}).get("speculation")
                 if own is not None:
@@ -397,6 +404,7 @@ def _wrap(
         if not callable(key):
             raise SpeculationError(f"keys[{node!r}] is not callable: pass a function of the node's input.")
     trusted = frozenset([trust_mcp] if isinstance(trust_mcp, str) else trust_mcp)
+    watch_rate_limiters()
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})

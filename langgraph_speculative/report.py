@@ -182,16 +182,23 @@ class Report:
             return out
 
 
-def usage_of(value: Any) -> Iterable[tuple[str, int]]:
-    """Pairs of model name and total tokens of the AI messages in a node's or tool's output."""
+def tokens_in(value: Any) -> Iterable[tuple[str, int, int, int]]:
+    """Model name, input, output and total tokens of the AI messages in a node's or tool's output."""
     if isinstance(value, dict):
         for item in value.values():
-            yield from usage_of(item)
+            yield from tokens_in(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from usage_of(item)
+            yield from tokens_in(item)
     elif (update := getattr(value, "update", None)) is not None and hasattr(value, "goto"):
-        yield from usage_of(update)
+        yield from tokens_in(update)
     elif usage := getattr(value, "usage_metadata", None):
         model = (getattr(value, "response_metadata", None) or {}).get("model_name", "unknown")
-        yield str(model), int(usage.get("total_tokens", 0))
+        each = (int(usage.get(f"{kind}_tokens", 0)) for kind in ("input", "output", "total"))
+        yield (str(model), *each)  # type: ignore[misc]
+
+
+def usage_of(value: Any) -> Iterable[tuple[str, int]]:
+    """Pairs of model name and total tokens of the AI messages in a node's or tool's output."""
+    for model, _, _, total in tokens_in(value):
+        yield model, total

@@ -15,6 +15,8 @@ class Draft(BaseSpeculator):
     callback. A draft node that is or contains a tool is never made into a `Draft`.
     """
 
+    is_free = False
+
     def __init__(self, node: Runnable[Any, Any]) -> None:
         self._node = node
         if _compat.is_sync_only(node):
