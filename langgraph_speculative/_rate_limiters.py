@@ -1,7 +1,7 @@
 """LangChain's rate limiters of chat models: an early call takes a token only if nobody real waits for one.
 
-A model asks its limiter inside its own code, blocking, and LangChain has no hook there. So the ``acquire`` methods of all
-limiters of the process are wrapped, once. For calls of the run the wrapper only counts who waits.
+A model asks its limiter inside its own code, blocking, and LangChain has no hook there. So the ``acquire`` methods of
+all limiters of the process are wrapped, once. For calls of the run the wrapper only counts who waits.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langgraph_speculative._groups import Holdout
 from langgraph_speculative._node_stats import NodeStats, merge_nodes
 
 EventKind = Literal[
@@ -102,6 +103,7 @@ class Report:
         stopped: Why branches ended before their depth, by reason.
         usage: Tokens by model.
         nodes: What was seen of each node (``"outer|inner"``) and tool (the tool's name behind its node's).
+        holdout: With `Policy.holdout`, the runs that speculated against those that were held out.
         errors: The latest problems of Speculators or of the engine itself, as text; never raised into the run.
     """
 
@@ -125,6 +127,7 @@ class Report:
     stopped: dict[str, Stop] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
     nodes: dict[str, NodeStats] = field(default_factory=dict)
+    holdout: Holdout = field(default_factory=Holdout)
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -178,6 +181,7 @@ class Report:
                 for model, u in self.usage.items()
             }
             out["nodes"] = {label: stats.to_dict() for label, stats in self.nodes.items()}
+            out["holdout"] = self.holdout.to_dict()
             out["errors"] = list(self.errors)
             return out
 

@@ -192,6 +192,7 @@ def test_a_report_as_json() -> None:
         "stopped": {"why": {"count": 2, "would_have_saved": 0.25}},
         "usage": {"model": {"committed": 1, "discarded": 2, "draft": 3}},
         "nodes": {"a": NODE},
+        "holdout": None,
         "errors": ["e"],
     }
 
