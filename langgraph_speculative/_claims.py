@@ -72,8 +72,6 @@ class Claims:
             early.action.kept = False
         self._session.report.discarded += 1
         self._session.stats(early.info).discarded += 1
-        if early.has_output:
-            self._session.add_usage(early.output, "discarded")
         self._session.valuation.ended(early, taken=False)
         self._session.emit("discard", early.info, early.step, early.spoiled or "could not be taken over")
         if early.journal is not None:

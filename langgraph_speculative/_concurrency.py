@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from langgraph_speculative._ledger import Execution, State
@@ -12,9 +10,6 @@ from langgraph_speculative._nodes import LeafInfo, NodeInfo
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
-
-
-_UNCOUNTED = nullcontext()
 
 
 class Concurrency:
@@ -45,31 +40,38 @@ class Concurrency:
                 self._early[ex] = None
 
     def ended(self, ex: Execution) -> None:
-        """An early call has ended, or was told to."""
+        """An early call has ended."""
         if self._limit is not None:
             with self._lock:
                 self._early.pop(ex, None)
 
-    def real(self, info: LeafInfo) -> AbstractContextManager[None]:
-        """The run makes a call itself; of what only contains calls, it is these that count."""
-        if self._limit is None or (isinstance(info, NodeInfo) and info.kind != "leaf"):
-            return _UNCOUNTED
-        return self._counted(self._limit)
+    def enters(self, info: LeafInfo) -> None:
+        """The run is at a call, to be made or taken over; of what only contains calls, it is these that count."""
+        if self._limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
+            with self._lock:
+                self._real += 1
 
-    @contextmanager
-    def _counted(self, limit: int) -> Iterator[None]:
+    def leaves(self, info: LeafInfo) -> None:
+        """That call is over."""
+        if self._limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
+            with self._lock:
+                self._real -= 1
+
+    def claimed(self, found: tuple[Execution, object] | None) -> None:
+        """The run may take an early call over, and counts for it from now on."""
+        if found is not None:
+            self.ended(found[0])
+
+    def executes(self) -> None:
+        """The run makes a call itself: where there is no room for it, the latest unclaimed early one ends."""
+        if self._limit is None:
+            return
         with self._lock:
-            self._real += 1
-            over = self._real + len(self._early) - limit
+            over = self._real + len(self._early) - self._limit
             # An action that was cut off might still act.
             latest = [ex for ex in reversed(self._early) if ex.state is State.RUNNING and ex.action is None]
         if over > 0 and latest:
             self._session.post(self._make_room, latest[:over])
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._real -= 1
 
     def _make_room(self, victims: list[Execution]) -> None:
         # Those that the run has claimed meanwhile are in the ledger no more.

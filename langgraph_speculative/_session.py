@@ -217,6 +217,7 @@ class Session:
         if candidate and _compat.is_first_attempt(config):
             keyed = value if info.key_function is None else info.key_function(value)
             claimed = self.ledger.claim(info, frame.step, keyed)
+            self.concurrency.claimed(claimed)
         ex.real_task = frame.loop.tasks.get(_compat.task_id_of(config))
         ex.namespace = _compat.namespace_of(config)
         if ex.real_task is not None:
@@ -284,6 +285,7 @@ class Session:
     def run_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for a synchronous real run."""
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
+        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -293,8 +295,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                with self.concurrency.real(info):
-                    output = info.invoke(value, config)
+                self.concurrency.executes()
+                output = info.invoke(value, config)
         except ParentCommand as command:
             self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
@@ -306,6 +308,7 @@ class Session:
             raise
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
@@ -314,6 +317,7 @@ class Session:
         """Execute a node for an asynchronous real run."""
         assert info.ainvoke is not None
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
+        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -323,8 +327,8 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                with self.concurrency.real(info):
-                    output = await info.ainvoke(value, config)
+                self.concurrency.executes()
+                output = await info.ainvoke(value, config)
         except ParentCommand as command:
             self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
@@ -336,6 +340,7 @@ class Session:
             raise
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
@@ -370,6 +375,7 @@ class Session:
         claimed = None
         if self.ledger.has(info) and _compat.is_first_attempt(config):
             claimed = self.ledger.claim(info, frame.step, key_of(info, request), request.tool_call["id"])
+            self.concurrency.claimed(claimed)
         if claimed is None:
             return ex, None, Renaming({}, {})
         ex.leaves.append(claimed[0])
@@ -394,6 +400,7 @@ class Session:
     def run_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Any]) -> Any:
         """Execute one tool call for a synchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
+        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -403,16 +410,18 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                with self.concurrency.real(info):
-                    output = execute(request)
+                self.concurrency.executes()
+                output = execute(request)
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 
     async def arun_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Awaitable[Any]]) -> Any:
         """Execute one tool call for an asynchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
+        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -422,10 +431,11 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                with self.concurrency.real(info):
-                    output = await execute(request)
+                self.concurrency.executes()
+                output = await execute(request)
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 

@@ -456,8 +456,6 @@ class Tree:
                 self._session.report.discarded += 1
                 self._session.stats(ex.info).discarded += 1
                 self._session.emit("discard", ex.info, ex.step, ex.spoiled or reason)
-                if ex.has_output:
-                    self._session.add_usage(ex.output, "discarded")
                 self._session.valuation.ended(ex, taken=False)
             if ex.state is not State.CLAIMED:
                 ex.state = State.DISCARDED

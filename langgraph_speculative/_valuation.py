@@ -186,10 +186,11 @@ class Valuation:
 
     def ended(self, ex: Execution, *, taken: bool) -> None:
         """An early call is the run's own, or is thrown away."""
-        if not taken and (used := list(tokens_in(ex.output)) if ex.has_output else self._estimate(ex)):
-            self._spent("discarded", ex.info, used)
-        elif not taken and (price := self._knowledge.price_of(ex.info)):
-            self._spent("discarded", ex.info, [], price)
+        price = self._knowledge.price_of(ex.info)
+        if not taken and (price or ex in self._under_way or ex.has_output):
+            used = list(tokens_in(ex.output)) if ex.has_output else self._estimate(ex)
+            self._session.add_tokens([(model, round(total)) for model, _, _, total in used], "discarded")
+            self._spent("discarded", ex.info, used, price)
         self._release(ex)
 
     def _estimate(self, ex: Execution) -> list[tuple[str, float, float, float]]:

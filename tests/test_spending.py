@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from langgraph_speculative import Budget, SpeculationError
+from langgraph_speculative import Budget, Policy, SpeculationError
 from langgraph_speculative._spending import HOUR, Spending
 from langgraph_speculative.budget import Prices
 
@@ -103,11 +103,24 @@ def test_calls_in_flight_are_shared_but_nobody_starves() -> None:
     assert own.refuses_call(runs[4], 0, 0) == "budget: calls in flight"
 
 
-@pytest.mark.parametrize("bad", [-1, True, "1", float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["waste", "allowance", "tokens_per_hour", "usd_per_run", "calls"])
-def test_limits_are_numbers(name: str, bad: Any) -> None:
-    with pytest.raises(SpeculationError, match=rf"Budget\({name}=.*\): must be a number of at least 0"):
-        Budget(**{name: bad})
+def test_limits_are_numbers(name: str) -> None:
+    assert getattr(Budget(**{name: 0}), name) == 0
+    for bad in (-1, True, "1", float("nan"), float("inf")):
+        with pytest.raises(SpeculationError, match=rf"Budget\({name}=.*\): must be a number of at least 0"):
+            Budget(**{name: bad})
+
+
+def test_what_a_policy_refuses() -> None:
+    for price in (-1, "1", (1,), (1, 2, 3), (1, None), None, True):
+        with pytest.raises(SpeculationError, match=r"prices=\{'m': .*\}\): a model's price is a pair"):
+            Policy(prices={"m": price})  # type: ignore[dict-item]
+    with pytest.raises(SpeculationError, match=r"value_per_second=-1.*: must be an amount of USD"):
+        Policy(value_per_second=-1)
+    with pytest.raises(SpeculationError, match=r"a limit in USD needs prices="):
+        Policy(budget=Budget(usd_per_hour=1))
+    with pytest.raises(SpeculationError, match=r"pass a Budget\("):
+        Policy(budget=0.2)  # type: ignore[arg-type]
 
 
 def test_prices() -> None:
