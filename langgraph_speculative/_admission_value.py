@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
-from math import prod
 
 DEFAULT_SAVING = 0.25
 """Seconds that a hit is taken to save where no latency has been seen: little, as a call to a service goes."""
@@ -50,19 +49,6 @@ def greedy_breadth(probabilities: Iterable[float], hit_usd: float, cost_usd: flo
         count += 1
         none_right *= 1 - probability
     return count
-
-
-def greedy_depth(probabilities: Sequence[float], hit_usd: float, cost_usd: float, cap: int) -> int:
-    """How many steps to go ahead: one more while ``hit * prod(p up to there) >= cost``.
-
-    Args:
-        probabilities: Of the guess at each step, the next one first; each given that those before are right.
-        hit_usd: What a hit at a step is worth, in USD.
-        cost_usd: What a step costs, in USD.
-        cap: Steps at most, the paper's d.
-    """
-    steps = range(1, min(cap, len(probabilities)) + 1)
-    return next((n - 1 for n in steps if hit_usd * prod(probabilities[:n]) < cost_usd), len(steps))
 
 
 def expected_saving(actor: Sequence[float], guess: Sequence[float], following: Sequence[float]) -> float:

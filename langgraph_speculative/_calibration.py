@@ -102,6 +102,9 @@ class Calibration:
             for at, cell in enumerate(bins.cells):
                 mine.add(at, cell)
 
+    def __bool__(self) -> bool:
+        return bool(self._bins)
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """JSON-ready: by source and rank, the cells."""
         out: dict[str, dict[str, Any]] = {}
@@ -136,32 +139,48 @@ class Door:
         """A window has been judged."""
         self.windows.append(matched)
 
-    @property
-    def hit_rate(self) -> float:
-        """Of the latest windows; one half while nothing is known."""
-        return (sum(self.windows) + 1) / (len(self.windows) + 2)
-
 
 class Breaker:
-    """Whether a Speculator that spends tokens is asked: not after `USELESS` useless windows in a row.
+    """Whether a Speculator that spends tokens is asked: not after `USELESS` windows in a row that were of no use.
 
-    Every `PROBE_EVERY`-th refusal, this one or that of a Speculator which is too dear, is a probe instead.
+    A window is of use if one of its guesses was right, or a call that was started behind one was taken over.
     """
 
     def __init__(self) -> None:
-        self.useless = 0
-        self._refused = 0
+        self._windows: deque[bool] = deque(maxlen=MEMORY)
 
     @property
     def is_open(self) -> bool:
         """Whether the circuit is open: nothing passes but probes."""
-        return self.useless >= USELESS
+        return len(self._windows) >= USELESS and not any(list(self._windows)[-USELESS:])
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether its rate says something."""
+        return len(self._windows) >= TRIALS
+
+    @property
+    def rate(self) -> float:
+        """How likely a window is of use."""
+        return (sum(self._windows) + 1) / (len(self._windows) + 2)
 
     def learn(self, matched: bool) -> None:
         """A window in which it was asked has been judged."""
-        self.useless = 0 if matched else self.useless + 1
+        self._windows.append(matched)
 
-    def probes(self) -> bool:
-        """It is about to be refused; whether it is asked all the same."""
-        self._refused = (self._refused + 1) % PROBE_EVERY
-        return self._refused == 0
+    def taken(self) -> None:
+        """A call started behind a guess of the latest window, more or less, was taken over."""
+        if self._windows:
+            self._windows[-1] = True
+
+
+class Probe:
+    """Every `PROBE_EVERY`-th of what is refused passes all the same, or nobody would know that it has got better."""
+
+    def __init__(self) -> None:
+        self.refused = 0
+
+    def __call__(self) -> bool:
+        """It is about to be refused; whether it is let through."""
+        self.refused = (self.refused + 1) % PROBE_EVERY
+        return self.refused == 0

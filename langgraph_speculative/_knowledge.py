@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from langgraph_speculative._admission_value import expected_saving
-from langgraph_speculative._calibration import Breaker, Calibration, Door
+from langgraph_speculative._calibration import Breaker, Calibration, Door, Probe
 from langgraph_speculative._limits import Pauses
 from langgraph_speculative._node_stats import MAX_NODES, Samples
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo
@@ -65,9 +65,16 @@ class Known:
     calibration: Calibration = field(default_factory=Calibration)
     door: Door = field(default_factory=Door)
     breaker: Breaker = field(default_factory=Breaker)
+    probe_guess: Probe = field(default_factory=Probe)
+    probe_call: Probe = field(default_factory=Probe)
     fresh: Calibration = field(default_factory=Calibration)
     fresh_windows: list[bool] = field(default_factory=list)
     _savings: dict[str, tuple[tuple[int, int, int], float]] = field(default_factory=dict)
+
+    def learn(self, source: str, rank: int, confidence: float, right: bool) -> None:
+        """A guess has been judged, or a call that was made early; the knowledge is locked."""
+        for calibration in (self.calibration, self.fresh):
+            calibration.learn(source, rank, confidence, right)
 
     def saving_before(self, label: str, following: Known) -> float:
         """Seconds that a right guess at this node is expected to save, if it lets the other start."""

@@ -65,7 +65,7 @@ class Memory:
             if not at_once and self._clock() < self._next:
                 return
             self._next = self._clock() + SAVE_EVERY
-        if any(known.fresh_windows for known in self._knowledge.nodes.values()):
+        if any(known.fresh_windows or known.fresh for known in self._knowledge.nodes.values()):
             _scheduler.POOL.submit(self._owner, self._save, must=True)
 
     def _load(self) -> None:
@@ -86,7 +86,7 @@ class Memory:
             with self._knowledge.lock:
                 fresh, known.fresh = known.fresh, Calibration()
                 windows, known.fresh_windows = known.fresh_windows, []
-            if not windows:
+            if not windows and not fresh:
                 continue
             try:
                 item = self._store.get(self.namespace, label)

@@ -257,7 +257,7 @@ class Session:
         stats = self.stats(info)
         stats.executions += 1
         stats.seconds.add(seconds)
-        used = list(tokens_in(output))
+        used = tokens_in(output)
         for model, _, _, tokens in used:
             stats.tokens += tokens
             self.add_tokens([(model, tokens)], "committed")

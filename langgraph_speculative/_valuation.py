@@ -9,19 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 from langgraph_speculative._admission_value import DEFAULT_SAVING, greedy_breadth, worth
 from langgraph_speculative._branch import Choice, Frame, FrameState, Proposal, Verdict
-from langgraph_speculative._calibration import TRIALS, Door
+from langgraph_speculative._calibration import Door
 from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._ledger import Execution
 from langgraph_speculative._limits import is_too_many
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
 from langgraph_speculative._spending import Reservation
 from langgraph_speculative.report import tokens_in
+from langgraph_speculative.speculators._draft import Draft
 from langgraph_speculative.speculators._protocol import Guess
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
 
 WORTHLESS = "only what is free is worth starting (value_per_second=0)"
+
+
+TAKEN = "taken over"
+"""Source of the calibration of a call: by how likely its guesses were right, how often it was taken over.
+
+Not the same: what a tool call needs is its own arguments, and the words that were guessed around it may be wrong.
+"""
 
 
 class Valuation:
@@ -49,10 +57,10 @@ class Valuation:
             return self._closed(info, WORTHLESS)
         if known.breaker.is_open:
             reason = "its Speculator has only cost"
-        elif cost.usd and len(known.door.windows) >= TRIALS:
-            gain = known.door.hit_rate * self._saving_behind(info) * self._policy.value_per_second
+        elif cost.usd and known.breaker.is_tried:
+            gain = known.breaker.rate * self._saving_behind(info) * self._policy.value_per_second
             reason = "its Speculator costs more than it saves" if gain <= cost.usd else ""
-        if reason and not known.breaker.probes():
+        if reason and not known.probe_guess():
             return self._closed(info, reason)
         if cost.usd is None and self._policy.budget.counts_usd and known.drafts.total:
             return self._closed(info, "budget: its Speculator's model has no price")
@@ -71,7 +79,7 @@ class Valuation:
         """A guess has come: what it has cost."""
         # Of what a Speculator says it spent there is only a sum: it is taken for output, the dearer kind.
         said = [(model, 0, tokens, tokens) for model, tokens in guess.usage.items()]
-        used = [*said, *(tokens_in(guess.output) if not getattr(info.speculator, "is_free", True) else ())]
+        used = [*said, *(tokens_in(guess.output) if isinstance(info.speculator, Draft) else ())]
         if used:
             drafts = self._knowledge.of(info.label).drafts
             self._spent("draft", info, used)
@@ -106,8 +114,7 @@ class Valuation:
                 stats.judged += 1
                 stats.right += hit
                 stats.predicted += proposal.probability
-                for calibration in (known.calibration, known.fresh):
-                    calibration.learn(proposal.source, proposal.rank, proposal.confidence, hit)
+                known.learn(proposal.source, proposal.rank, proposal.confidence, hit)
 
     # --- branches -----------------------------------------------------------------------------------------------
 
@@ -124,7 +131,9 @@ class Valuation:
         hit = self._saving_behind(last) * self._policy.value_per_second + cost
         alive = [_joint(choice) for choice, child in frame.children.items() if child.state is not FrameState.DEAD]
         each = sorted(alive, reverse=True) + [_joint(choice) for choice in choices]
-        return choices[: max(0, greedy_breadth(each, hit, cost, self._policy.breadth) - len(alive))]
+        # The first one is judged call by call.
+        branches = max(1, greedy_breadth(each, hit, cost, self._policy.breadth))
+        return choices[: max(0, branches - len(alive))]
 
     def _behind(self, info: NodeInfo) -> list[str]:
         """The nodes and tools that may come behind a node, of those that have been seen."""
@@ -154,16 +163,20 @@ class Valuation:
             return self._closed(info, knowledge.spending.refuses_call(self._purse, 0.0, 0.0))
         if not self._policy.value_per_second:
             return self._closed(info, f"{info.label!r} costs, and {WORTHLESS}")
-        probability, guessed = line_of(ex)
+        likely, guessed = line_of(ex)
         if cost.usd is None or cost.tokens:
             for label in guessed:
                 if not knowledge.of(label).door.is_open:
                     return self._closed(info, f"{info.label!r} costs, and guesses at {label!r} have not matched")
         if cost.usd is None and self._policy.budget.counts_usd:
             return self._closed(info, f"budget: the model of {info.label!r} has no price")
+        known = knowledge.of(info.label)
+        with knowledge.lock:
+            probability = known.calibration.probability(TAKEN, 0, likely)
         if cost.usd and guessed:
-            saving = knowledge.of(guessed[0]).saving_before(info.label, knowledge.of(info.label))
-            if not worth(probability, saving, self._policy.value_per_second, cost.usd):
+            saving = knowledge.of(guessed[0]).saving_before(info.label, known)
+            pays = worth(probability, saving, self._policy.value_per_second, cost.usd)
+            if not pays and not known.probe_call():
                 return self._closed(info, f"{info.label!r} costs more than a guess would save")
         lost = 1 - probability
         return self._closed(
@@ -172,11 +185,12 @@ class Valuation:
 
     def began(self, ex: Execution) -> None:
         """An early call begins."""
+        likely, guessed = ex.line = line_of(ex)
         cost = self._knowledge.cost_of(ex.info)
         if cost.is_free and self._policy.budget.calls is None:
             return
-        probability, guessed = line_of(ex)
-        lost = 1 - probability
+        with self._knowledge.lock:
+            lost = 1 - self._knowledge.of(ex.info.label).calibration.probability(TAKEN, 0, likely)
         reservation = self._knowledge.spending.reserve(self._purse, lost * cost.tokens, lost * (cost.usd or 0.0))
         doors = [self._knowledge.of(label).door for label in guessed if not cost.is_free]
         unproven = [door for door in doors if not door.is_proven]
@@ -186,9 +200,16 @@ class Valuation:
 
     def ended(self, ex: Execution, *, taken: bool) -> None:
         """An early call is the run's own, or is thrown away."""
+        if ex.line is not None:
+            (likely, guessed), ex.line = ex.line, None
+            with self._knowledge.lock:
+                if guessed:
+                    self._knowledge.of(ex.info.label).learn(TAKEN, 0, likely, taken)
+                for label in guessed if taken else ():
+                    self._knowledge.of(label).breaker.taken()
         price = self._knowledge.price_of(ex.info)
         if not taken and (price or ex in self._under_way or ex.has_output):
-            used = list(tokens_in(ex.output)) if ex.has_output else self._estimate(ex)
+            used = tokens_in(ex.output) if ex.has_output else self._estimate(ex)
             self._session.add_tokens([(model, round(total)) for model, _, _, total in used], "discarded")
             self._spent("discarded", ex.info, used, price)
         self._release(ex)
@@ -215,8 +236,8 @@ class Valuation:
             known.spent.add(model, (read, written), total)
         if used or self._policy.prices:
             self._spent("committed", info, used, self._knowledge.price_of(info))
-            if self._knowledge.pauses:
-                self._knowledge.pauses.over([info.label, *known.spent.by_model])
+        if self._knowledge.pauses:
+            self._knowledge.pauses.over([info.label, *known.spent.by_model])
 
     def _spent(
         self, kind: Any, info: LeafInfo, used: Iterable[tuple[str, float, float, float]], usd: float = 0

@@ -186,23 +186,31 @@ class Report:
             return out
 
 
-def tokens_in(value: Any) -> Iterable[tuple[str, int, int, int]]:
+_WITHOUT_USAGE = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def tokens_in(value: Any) -> list[tuple[str, int, int, int]]:
     """Model name, input, output and total tokens of the AI messages in a node's or tool's output."""
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from tokens_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from tokens_in(item)
-    elif (update := getattr(value, "update", None)) is not None and hasattr(value, "goto"):
-        yield from tokens_in(update)
-    elif usage := getattr(value, "usage_metadata", None):
-        model = (getattr(value, "response_metadata", None) or {}).get("model_name", "unknown")
-        each = (int(usage.get(f"{kind}_tokens", 0)) for kind in ("input", "output", "total"))
-        yield (str(model), *each)  # type: ignore[misc]
+    found: list[tuple[str, int, int, int]] = []
+    todo = [value]
+    while todo:
+        # No recursion: this is done for every output of a run, and an output may be a long list.
+        item = todo.pop()
+        if type(item) in _WITHOUT_USAGE:
+            continue
+        if isinstance(item, dict):
+            todo.extend(reversed(item.values()))
+        elif isinstance(item, list | tuple):
+            todo.extend(reversed(item))
+        elif (update := getattr(item, "update", None)) is not None and hasattr(item, "goto"):
+            todo.append(update)
+        elif usage := getattr(item, "usage_metadata", None):
+            model = (getattr(item, "response_metadata", None) or {}).get("model_name", "unknown")
+            read, written, total = (int(usage.get(f"{kind}_tokens", 0)) for kind in ("input", "output", "total"))
+            found.append((str(model), read, written, total))
+    return found
 
 
 def usage_of(value: Any) -> Iterable[tuple[str, int]]:
     """Pairs of model name and total tokens of the AI messages in a node's or tool's output."""
-    for model, _, _, total in tokens_in(value):
-        yield model, total
+    return [(model, total) for model, _, _, total in tokens_in(value)]

@@ -15,7 +15,6 @@ from langgraph_speculative._admission_value import (
     GRID,
     expected_saving,
     greedy_breadth,
-    greedy_depth,
     worth,
 )
 
@@ -65,13 +64,6 @@ def test_breadth_is_the_best_one(ps: list[float], hit: float, cost: float, cap: 
 
     best = max(value(count) for count in range(min(cap, len(ps)) + 1))
     assert value(greedy_breadth(ps, hit, cost, cap)) == pytest.approx(best, abs=1e-6 * max(1.0, hit, cost))
-
-
-def test_depth_goes_as_far_as_the_joint_probability_pays() -> None:
-    ps = [0.8, 0.5, 0.5, 0.5]
-    assert [greedy_depth(ps, 1.0, cost, 9) for cost in (0.81, 0.8, 0.4, 0.2, 0.1, 0.0)] == [0, 1, 2, 3, 4, 4]
-    assert greedy_depth(ps, 1.0, 0.0, 2) == 2
-    assert greedy_depth([], 1.0, 0.0, 2) == 0
 
 
 def test_a_hit_saves_the_head_start_but_no_more_than_the_call_takes() -> None:

@@ -12,6 +12,7 @@ from langgraph_speculative import Budget, Guess, Policy, SpeculativeGraph, specu
 from langgraph_speculative._calibration import PROBE_EVERY, TRIALS, USELESS, Calibration
 from langgraph_speculative._knowledge import Known
 from langgraph_speculative._node_stats import Samples
+from langgraph_speculative._valuation import TAKEN
 from langgraph_speculative.speculators import BaseSpeculator
 from tests.support import Signal, Tally, Watch, World, chain
 
@@ -84,6 +85,12 @@ class Case:
     def known(self, label: str) -> Known:
         return self.fast._speculation.knowledge.of(label)
 
+    def forget(self, *labels: str) -> None:
+        """Guesses and latencies."""
+        for label in labels:
+            known = self.known(label)
+            known.calibration, known.seconds = Calibration(), Samples()
+
 
 def test_tokens_are_spent_early_only_behind_guesses_that_have_matched(world: World) -> None:
     case = Case(world, budget=Budget(waste=None))
@@ -131,12 +138,28 @@ def test_a_call_is_weighed_against_the_time_it_saves(world: World) -> None:
     assert case.stats("b").usd == {"committed": 0.02}
 
 
+def test_what_is_not_worth_it_is_probed_rarely(world: World) -> None:
+    case = Case(world, tokens=0, prices={"b": 1.0})
+    case.known("b").probe_call.refused = PROBE_EVERY - 2
+    assert [case.run() for _ in range(3)] == [False, True, False]
+
+
+def test_a_call_is_judged_by_how_often_it_is_taken_over(world: World) -> None:
+    """Not by how often the whole guess is right: after calls that were all taken over, the same guess is worth it."""
+    case = Case(world, tokens=0, prices={"b": 0.03})
+    assert not case.run(right=True)
+    for _ in range(50):
+        case.known("b").calibration.learn(TAKEN, 0, 0.95, True)
+    case.forget("a")
+    assert case.run()
+
+
 def test_branches_are_forked_as_far_as_they_pay(world: World) -> None:
     """The greedy rule: of guesses of .9, .8 and .7 the second brings .08 of a hit, the third .014."""
     for price, branches in ((0.0, 3), (0.005, 1)):
         case = Case(world, tokens=0, guesses=3, prices={"b": price})
         case.run(decisions=3)
-        case.known("a").calibration, case.known("a").seconds = Calibration(), Samples()
+        case.forget("a", "b")
         before = case.stats("b").launched
         case.run(decisions=branches)
         assert case.stats("b").launched - before == branches
@@ -183,7 +206,7 @@ def test_a_speculator_that_only_costs_is_probed_rarely(world: World) -> None:
     for _ in range(USELESS):
         case.run()
     assert case.tally["asked"] == USELESS
-    case.known("a").breaker._refused = PROBE_EVERY - 3
+    case.known("a").probe_guess.refused = PROBE_EVERY - 3
     asked = []
     for _ in range(3):
         case.run(right=True)
