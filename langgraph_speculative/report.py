@@ -51,7 +51,10 @@ class Stop:
 
 @dataclass
 class Usage:
-    """Tokens of one model: in the committed run, in discarded pre-executions, and in drafts."""
+    """Tokens of one model: in the committed run, in discarded pre-executions, and in drafts.
+
+    A pre-execution that was cut off has told no usage; it counts with the mean of its node, where that is known.
+    """
 
     committed: int = 0
     discarded: int = 0

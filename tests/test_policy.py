@@ -6,7 +6,9 @@ import operator
 from typing import Annotated, Any, TypedDict
 
 import pytest
+from langchain.agents import create_agent
 from langchain_core.messages import AIMessage
+from langchain_core.tools import tool
 
 from langgraph_speculative import Budget, Guess, Policy, SpeculativeGraph, speculative
 from langgraph_speculative._calibration import PROBE_EVERY, TRIALS, USELESS, Calibration
@@ -14,7 +16,7 @@ from langgraph_speculative._knowledge import Known
 from langgraph_speculative._node_stats import Samples
 from langgraph_speculative._valuation import TAKEN
 from langgraph_speculative.speculators import BaseSpeculator
-from tests.support import Signal, Tally, Watch, World, chain
+from tests.support import ScriptedModel, Signal, Tally, Watch, World, call, chain, says, turns
 
 TOKENS = 100
 
@@ -244,3 +246,40 @@ def test_max_concurrency_bounds_real_and_early_calls_together(world: World) -> N
     case.fast = own
     assert not case.run()
     assert case.fast.report().stopped["max_concurrency calls are under way"].count == 2
+
+
+def test_guessed_prose_costs_three_model_calls_and_its_tool_calls_go_on(world: World) -> None:
+    """The words around a tool call are never guessed, the call is: what most agents are like."""
+    tally, runs = Tally(), USELESS + 3
+
+    @tool
+    def look(what: str) -> str:
+        """Look something up."""
+        return f"seen {what}"
+
+    def heard(event: Any) -> None:
+        if event.kind in ("launch", "stop") and event.node == "model":
+            tally.add("decided")
+
+    async def before(messages: list[Any]) -> None:
+        if not any(isinstance(m, AIMessage) for m in messages):
+            await tally.reached("decided", tally.add("asked")).wait()
+
+    def agent(words: str, wait: Any = None) -> Any:
+        script = turns(lambda: says(words, call("look", what="x")), lambda: says(f"{words}, seen"))
+        return create_agent(ScriptedModel(script=script, before=wait), [look])
+
+    fast = speculative(
+        agent("Let me look", before),
+        draft=agent("I will look"),
+        effects={"look": "read"},
+        policy=Policy(depth=2, hooks=(heard,)),
+    )
+    for _ in range(runs):
+        world.invoke(fast, {"messages": [("user", "look")]})
+    nodes = fast.report().nodes
+    assert (nodes["tools.look"].claimed, nodes["tools.look"].discarded) == (runs, 0)
+    launched = nodes["model"].launched
+    assert 1 <= launched <= TRIALS
+    assert nodes["model"].claimed == nodes["model"].hits == 0
+    assert nodes["model"].closed == {"'model' costs, and guesses at 'model' have not matched": runs - launched}
