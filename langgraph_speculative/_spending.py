@@ -94,16 +94,24 @@ class Spending:
         with self._lock:
             return self._limits(purse, tokens, usd)
 
+    def refuses_free(self, purse: Purse) -> str:
+        """Why a call that costs nothing may not be made early; empty if it may."""
+        budget = self._budget
+        if budget.calls is None:
+            return ""
+        with self._lock:
+            # An equal share, but never less than one: what is left may go to whoever asks first.
+            share = max(1, budget.calls // max(1, len(self._purses)))
+            flying = sum(len(p.under_way) for p in self._purses)
+            full = len(purse.under_way) >= share or flying >= budget.calls
+            return "budget: calls in flight" if full else ""
+
     def refuses_call(self, purse: Purse, tokens: float, usd: float) -> str:
         """Why a call that is likely to waste that much may not be made early; empty if it may."""
+        if reason := self.refuses_free(purse):
+            return reason
         with self._lock:
             budget = self._budget
-            if budget.calls is not None:
-                # An equal share, but never less than one: what is left may go to whoever asks first.
-                share = max(1, budget.calls // max(1, len(self._purses)))
-                flying = sum(len(p.under_way) for p in self._purses)
-                if len(purse.under_way) >= share or flying >= budget.calls:
-                    return "budget: calls in flight"
             if budget.waste is not None and tokens:
                 hour = self._hour()
                 left = budget.waste * hour.committed + budget.allowance - hour.discarded

@@ -160,7 +160,7 @@ class Valuation:
             return self._closed(info, f"{info.label!r} is paused: it was called too often (429)")
         cost = knowledge.cost_of(info)
         if cost.is_free:
-            return self._closed(info, knowledge.spending.refuses_call(self._purse, 0.0, 0.0))
+            return self._closed(info, knowledge.spending.refuses_free(self._purse))
         if not self._policy.value_per_second:
             return self._closed(info, f"{info.label!r} costs, and {WORTHLESS}")
         likely, guessed = line_of(ex)

@@ -53,7 +53,9 @@ def test_limits_of_a_run_are_its_own() -> None:
     assert (own.refuses_call(one, 0, 0.31), own.refuses_call(one, 0, 0.3)) == ("budget: USD of the run", "")
     assert own.refuses_call(other, 100, 1.0) == ""
     own.release(one, held)
-    assert own.refuses_call(one, 40, 0.4) == ""
+    assert own.refuses_call(one, 40, 0.39) == ""
+    own.count(other, "discarded", 101, 0)
+    assert (own.refuses_free(other), own.refuses_call(other, 0, 0)) == ("", "budget: tokens of the run")
     own.count(one, "committed", 1000, 10.0)
     assert own.refuses_call(one, 40, 0.4) == "", "the run's own tokens are not speculation's"
     clock.now += 2 * HOUR
