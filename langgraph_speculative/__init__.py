@@ -18,16 +18,20 @@ General layout (an underscore marks mechanism, no underscore what users read or 
   it back, `_fence` is a real call against them, `_limits` how often they may be made. `journal` (`_entries`, `_owner`,
   `_store_journal`) writes them down, `_recovery` takes back what a killed process has left. `transactions`
   (`_transactions`) begins those of a database early; `experimental` is not lossless.
+* What is worth it: `policy` and `budget` are what users say. `_valuation` decides in one run, by the pure functions of
+  `_admission_value` and `_calibration`, from what `_knowledge` (kept by `_memory`) and `_spending` know of all runs.
+  `_rate_limiters` and `_concurrency` give way to real calls, `_groups` holds threads out, `_node_stats` counts.
 * `testing`: is a speculative run the same as a plain one? `_observe` keeps what can be seen of a run, `_compare` finds
   the first difference.
 * `speculators`: the protocol and the ready-made ones; `_asking` asks one from within another, `_content` compares
   inputs and outputs across runs, and `_questions` words what `Model` asks.
-* `policy`, `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`, `_target`.
+* `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`, `_target`.
 * `_compat` is the only file that touches LangGraph's internals.
 """
 
 from langgraph_speculative._handlers import RollbackFailure
 from langgraph_speculative._recovery import Recovery
+from langgraph_speculative.budget import Budget
 from langgraph_speculative.effects import Action, Effect, Prepared
 from langgraph_speculative.errors import (
     CommitRefused,
@@ -42,6 +46,7 @@ from langgraph_speculative.speculators import Guess, Speculator
 
 __all__ = [
     "Action",
+    "Budget",
     "CommitRefused",
     "Effect",
     "Event",

@@ -67,8 +67,12 @@ class Admission:
             return f"{info.effect.value} {info.label!r} behind an effect that is not made yet"
         if not has_room:
             return "max_in_flight pre-executions are running"
+        if not self._session.concurrency.has_room():
+            return "max_concurrency calls are under way"
         if info.effect is Effect.READ and (reason := self._ledger.may_read(ex, _line(ex, before))):
             return f"read {info.label!r} {reason}"
+        if reason := self._session.valuation.refuses_call(ex):
+            return reason
         if reason := self._vetoed(name, arguments, state):
             return f"{reason} {_described(ex)}"
         if not self._session.limits.admits(name):

@@ -52,7 +52,9 @@ class Proposal:
 
     `taint`: where it comes from a nested graph's branch, what the effects touch that this stands on and that are not
     made yet. `journals`: the store writes of that branch. `is_partial`: it is a message that the Actor is still
-    writing.
+    writing. `probability`: the calibrated confidence. `guessed`: the nodes whose outputs were guessed for it. `source`,
+    `rank`: who guessed, and its place among the guesses of its window; no source where it comes from a nested graph's
+    branch or from the Actor's own stream.
     """
 
     output: Any
@@ -62,6 +64,14 @@ class Proposal:
     taint: Scopes = frozenset()
     journals: Sequence[Journal] = ()
     is_partial: bool = False
+    probability: float = -1.0
+    guessed: Sequence[str] = ()
+    source: str = ""
+    rank: int = 0
+
+    def __post_init__(self) -> None:
+        if self.probability < 0:
+            self.probability = self.confidence
 
 
 Choice = tuple["Proposal | None", ...]
@@ -134,7 +144,7 @@ class Frame:
         return frozenset(out)
 
     def options(self) -> list[list[Proposal | None]]:
-        """For each task what its output may be taken to be, most confident first; an empty list where nothing is."""
+        """For each task what its output may be taken to be, likeliest first; an empty list where nothing is."""
         out: list[list[Proposal | None]] = []
         for ex in self.executions:
             right = next((p for p in ex.proposals if p.verdict is Verdict.RIGHT), None)
@@ -143,7 +153,7 @@ class Frame:
                 out.append([right])
             else:
                 possible = [p for p in ex.proposals if p.verdict is not Verdict.WRONG]
-                out.append([*sorted(possible, key=lambda p: -p.confidence)])
+                out.append([*sorted(possible, key=lambda p: -p.probability)])
         return out
 
     def next_choices(self, breadth: int) -> list[Choice]:
@@ -157,7 +167,7 @@ class Frame:
         out = []
         # The product is in the order of the options; a few of the best joint ones are enough.
         candidates = itertools.islice(itertools.product(*options), 16 * breadth)
-        for choice in sorted(candidates, key=lambda c: -prod(p.confidence if p else 1.0 for p in c)):
+        for choice in sorted(candidates, key=lambda c: -prod(p.probability if p else 1.0 for p in c)):
             if choice in self.children:
                 continue
             certain = all(ex.has_output for ex in self.executions)

@@ -63,12 +63,16 @@ class Claims:
     def _claimed(self, early: Execution, output: Any) -> None:
         early.state = State.CLAIMED
         self._session.report.claimed += 1
+        self._session.stats(early.info).claimed += 1
+        self._session.valuation.ended(early, taken=True)
         self._session.emit("claim", early.info, early.step, seconds=early.ended - early.started)
 
     def _wasted(self, early: Execution) -> None:
         if early.action is not None:
             early.action.kept = False
         self._session.report.discarded += 1
+        self._session.stats(early.info).discarded += 1
+        self._session.valuation.ended(early, taken=False)
         self._session.emit("discard", early.info, early.step, early.spoiled or "could not be taken over")
         if early.journal is not None:
             early.journal.drop()

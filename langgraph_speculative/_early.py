@@ -139,8 +139,11 @@ class Early:
     ) -> None:
         """Start a pre-execution, behind those that the same node has made before."""
         self._session.report.launched += 1
+        self._session.stats(ex.info).launched += 1
+        self._session.valuation.began(ex)
         self._session.emit("launch", ex.info, ex.step)
         self._in_flight += 1
+        self._session.concurrency.began(ex)
         ex.gate = Gate(self._session.handlers or (), config, sync=self._session.sync or ex.info.sync_only)
         own = self._own_config(ex, config, before)
         ex.task = self._workers.spawn(self._pre_execute(ex, body, own), own, keep=ex.action is not None)
@@ -213,16 +216,22 @@ class Early:
             ex.state, ex.spoiled = State.FAILED, "no thread is free"
         except BaseException as error:
             # Before the claim nobody sees it: the run executes again. After it, the claimant raises it.
+            self._session.valuation.failed(ex.info, error)
             ex.decide(self._ledger.lock)
             ex.state, ex.error = State.FAILED, error
             if isinstance(error, Barrier) or not isinstance(error, Exception):
-                ex.spoiled = ex.spoiled or "it reached what may not run early"
+                ex.spoiled = ex.spoiled or (ex.gate and ex.gate.spoiled) or "it reached what may not run early"
         finally:
             ex.ended = ex.ended or time.monotonic()
             if not ex.in_thread:
-                self._in_flight -= 1
+                self._left(ex)
             ex.over(self._ledger.lock)
         self._after(ex)
+
+    def _left(self, ex: Execution) -> None:
+        """A pre-execution's work has really ended."""
+        self._in_flight -= 1
+        self._session.concurrency.ended(ex)
 
     async def _begun(self, ex: Execution) -> bool:
         """Write an action down; without that it does not start."""
@@ -233,7 +242,7 @@ class Early:
             ex.decide(self._ledger.lock)
             ex.state, ex.spoiled = State.FAILED, f"the journal could not be written ({type(error).__name__})"
             self._session.report.errors.append(f"the journal could not be written: {error!r}")
-            self._in_flight -= 1
+            self._left(ex)
             ex.over(self._ledger.lock)
             self._after(ex)
             if not isinstance(error, Exception):
@@ -255,7 +264,7 @@ class Early:
         def landed() -> None:
             ex.in_thread = False
             if ex.ended:
-                self._in_flight -= 1
+                self._left(ex)
 
         ex.in_thread = True
         try:

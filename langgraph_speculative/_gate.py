@@ -97,6 +97,18 @@ class Gate:
         """The pre-execution did what makes its result unclaimable, whatever its code does next."""
         self.spoiled = self.spoiled or reason
 
+    @property
+    def is_claimed(self) -> bool:
+        """Whether what the code does now is the run's own."""
+        return self._claimant is not None
+
+    def refuse(self, reason: str) -> bool:
+        """Spoil the pre-execution, unless it has been claimed; whether it is spoiled."""
+        with self._lock:
+            if self._claimant is None:
+                self.spoil(reason)
+            return self._claimant is None
+
     def emit(self, kind: str, what: Any) -> None:
         """Keep something that is no callback event if the gate is closed; pass it on if it is open."""
         try:

@@ -94,6 +94,9 @@ class Execution:
         self.in_thread = False
         self.proposals: list[Proposal] = []
         self.asked = False
+        self.barred = False
+        self.guesses = 0
+        self.line: tuple[float, list[str]] | None = None
         self.shadow: asyncio.Task[Any] | None = None
         self.frames: list[Frame] = []
         self.leaves: list[Execution] = []

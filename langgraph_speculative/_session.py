@@ -23,23 +23,27 @@ from langgraph_speculative import _compat, _scheduler
 from langgraph_speculative._actions import Actions
 from langgraph_speculative._branch import Frame
 from langgraph_speculative._claims import AGAIN, Claims
+from langgraph_speculative._concurrency import Concurrency
 from langgraph_speculative._fence import Fence
 from langgraph_speculative._gate import write_custom
 from langgraph_speculative._ids import Renaming
+from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._node_stats import NodeStats
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
 from langgraph_speculative._saved import SavedTime
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._stream import Watch, watching
 from langgraph_speculative._tools import key_of
 from langgraph_speculative._tree import Tree
+from langgraph_speculative._valuation import Valuation
 from langgraph_speculative._values import freeze
 from langgraph_speculative._workers import ended
 from langgraph_speculative.journal import Journal, journal_of
 from langgraph_speculative.policy import Policy
-from langgraph_speculative.report import Event, Report, Stop, Usage, usage_of
+from langgraph_speculative.report import Event, Report, Stop, Usage, tokens_in, usage_of
 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
@@ -57,6 +61,8 @@ class Session:
         limits: How often tools may be called early, over all runs.
         journal: Opens what early actions are written down in.
         learning: Tells Speculators what the run did.
+        knowledge: What the graph's runs have taught the policy.
+        max_concurrency: Calls of the run and early ones at the same time.
     """
 
     def __init__(
@@ -69,6 +75,8 @@ class Session:
         limits: RateLimits | None = None,
         journal: Callable[[], Journal] | None = None,
         learning: Learning | None = None,
+        knowledge: Knowledge | None = None,
+        max_concurrency: int | None = None,
     ) -> None:
         self.policy = policy
         self.owner = owner
@@ -83,6 +91,8 @@ class Session:
         self.handlers: list[Any] | None = None
         self.limits = limits or RateLimits(policy.rate_limits)
         self.actions = Actions(self, journal or partial(journal_of, policy.journal))
+        self.valuation = Valuation(self, knowledge or Knowledge(policy))
+        self.concurrency = Concurrency(self, max_concurrency)
         self.tree = Tree(self)
         self._claims = Claims(self)
         self._lock = threading.Lock()
@@ -117,6 +127,11 @@ class Session:
         """A branch ends here."""
         self.report.stopped.setdefault(reason, Stop()).count += 1
         self.emit("stop", info, step, reason)
+
+    def stats(self, info: LeafInfo) -> NodeStats:
+        """The counters of a node or tool."""
+        found = self.report.nodes.get(info.label)
+        return found or self.report.nodes.setdefault(info.label, NodeStats(info.effect.value))
 
     def fail(self, error: BaseException) -> None:
         """A bug of ours: speculation ends for this run, the run goes on plain."""
@@ -204,6 +219,7 @@ class Session:
         if candidate and _compat.is_first_attempt(config):
             keyed = value if info.key_function is None else info.key_function(value)
             claimed = self.ledger.claim(info, frame.step, keyed)
+            self.concurrency.claimed(claimed)
         ex.real_task = frame.loop.tasks.get(_compat.task_id_of(config))
         ex.namespace = _compat.namespace_of(config)
         if ex.real_task is not None:
@@ -213,9 +229,10 @@ class Session:
             ex.output = claimed[1]
         return ex
 
-    def _finish(self, ex: Execution | None, output: Any) -> None:
+    def _finish(self, info: NodeInfo, began: float, ex: Execution | None, output: Any) -> None:
         """Note what the real run's execution of a node returned."""
         if ex is None:
+            self._pass(info, began, output)
             return
         try:
             ex.ended = time.monotonic()
@@ -235,15 +252,33 @@ class Session:
         except Exception as error:
             self.fail(error)
 
+    def _pass(self, info: NodeInfo, began: float, output: Any) -> None:
+        """Counters of a committed leaf of which nothing was to be guessed or taken over."""
+        if info.kind == "leaf" and not self.broken and not self.closed:
+            with self._lock:
+                self._note(info, time.monotonic() - began, output)
+
+    def _note(self, info: LeafInfo, seconds: float, output: Any) -> None:
+        """One more execution of a node or tool by the run."""
+        stats = self.stats(info)
+        stats.executions += 1
+        stats.seconds.add(seconds)
+        used = tokens_in(output)
+        for model, _, _, tokens in used:
+            stats.tokens += tokens
+            self.add_tokens([(model, tokens)], "committed")
+        self.valuation.committed(info, seconds, used)
+
     def _count(self, ex: Execution, output: Any) -> None:
         """Counters of one committed leaf: steps, claims, tokens, and the time saved in its superstep."""
         early = ex.leaves[0] if ex.leaves else None
-        alone = ex.ended
+        took = ex.ended - ex.started
         if early is not None and early.state is State.CLAIMED:
-            alone = ex.started + (early.ended - early.started)
+            took = early.ended - early.started
+        alone = ex.started + took
         with self._lock:
             self.report.steps += 1
-            self.add_usage(output, "committed")
+            self._note(ex.info, took, output)
             assert ex.frame is not None
             self._saved.add(ex.frame.loop, ex.frame.step, ex.ended, alone)
             if early is not None and early.state is State.BLOCKED:
@@ -254,7 +289,8 @@ class Session:
 
     def run_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for a synchronous real run."""
-        fence, ex = Fence(self, info, value), None
+        fence, ex, began = Fence(self, info, value), None, time.monotonic()
+        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -264,26 +300,30 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
+                self.concurrency.executes()
                 with watching(self._watch(info, ex, config)):
                     output = info.invoke(value, config)
         except ParentCommand as command:
-            self._finish(ex, _compat.for_this_graph(command))
+            self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
-        except BaseException:
+        except BaseException as error:
+            self.valuation.failed(info, error)
             if ex is not None:
                 self.post(self.tree.on_failure, ex)
             raise
         finally:
             fence.ends()
-        self._finish(ex, output)
+            self.concurrency.leaves(info)
+        self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
 
     async def arun_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for an asynchronous real run."""
         assert info.ainvoke is not None
-        fence, ex = Fence(self, info, value), None
+        fence, ex, began = Fence(self, info, value), None, time.monotonic()
+        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -293,19 +333,22 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
+                self.concurrency.executes()
                 with watching(self._watch(info, ex, config)):
                     output = await info.ainvoke(value, config)
         except ParentCommand as command:
-            self._finish(ex, _compat.for_this_graph(command))
+            self._finish(info, began, ex, _compat.for_this_graph(command))
             self._tell(info, value, command, config)
             raise
-        except BaseException:
+        except BaseException as error:
+            self.valuation.failed(info, error)
             if ex is not None:
                 self.post(self.tree.on_failure, ex)
             raise
         finally:
             fence.ends()
-        self._finish(ex, output)
+            self.concurrency.leaves(info)
+        self._finish(info, began, ex, output)
         self._tell(info, value, output, config)
         return output
 
@@ -345,6 +388,7 @@ class Session:
         claimed = None
         if self.ledger.has(info) and _compat.is_first_attempt(config):
             claimed = self.ledger.claim(info, frame.step, key_of(info, request), request.tool_call["id"])
+            self.concurrency.claimed(claimed)
         if claimed is None:
             return ex, None, Renaming({}, {})
         ex.leaves.append(claimed[0])
@@ -369,6 +413,7 @@ class Session:
     def run_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Any]) -> Any:
         """Execute one tool call for a synchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
+        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -378,15 +423,18 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
+                self.concurrency.executes()
                 output = execute(request)
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 
     async def arun_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Awaitable[Any]]) -> Any:
         """Execute one tool call for an asynchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
+        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -396,9 +444,11 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
+                self.concurrency.executes()
                 output = await execute(request)
         finally:
             fence.ends()
+            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 
@@ -421,6 +471,7 @@ class Session:
         report.wall = time.monotonic() - self._opened
         report.time_saved = self._saved.total
         self.emit("end", seconds=report.time_saved)
+        self.valuation.close()
         for tracker in self._trackers:
             tracker.add(report)
         self._frames.clear()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from langgraph_speculative import _compat
 from langgraph_speculative._histories import Histories, Loan
 from langgraph_speculative._ledger import Execution
 from langgraph_speculative._nodes import LeafInfo, NodeInfo
+from langgraph_speculative._rate_limiters import GUESSING, REASON, NoToken
 from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._workers import Workers
 from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, guesses_of, is_async, is_stream
@@ -53,24 +55,33 @@ class Shadows:
 
     async def _shadow(self, core: Execution, info: NodeInfo) -> None:
         """Ask the Speculator of one execution, and act on each guess as it comes."""
+        GUESSING.set(True)
         self._session.report.speculator_calls += 1
+        asked = time.monotonic()
+        self._session.valuation.asked(info)
         guesses = self._ask(core, info)
         try:
             taken = 0
             async for guess in guesses:
                 self._session.add_tokens(guess.usage.items(), "draft")
+                self._session.valuation.guessed(info, guess)
                 if guess.output is NO_GUESS:
                     continue
+                if not taken:
+                    self._session.valuation.answered(info, time.monotonic() - asked)
                 self._propose(core, guess, info)
                 taken += 1
                 if taken >= self._policy.breadth:
                     break
         except NoRoom:
             self._session.stop("no thread is free", info, core.step)
+        except NoToken:
+            self._session.stop(f"Speculator of {info.label!r}: {REASON}", info, core.step)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:
             # Of whatever kind: what ends programs is not for a guess to raise.
+            self._session.valuation.failed(info, error, guess=True)
             self.failed(info, core.step, error)
         finally:
             await guesses.aclose()

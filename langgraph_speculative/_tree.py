@@ -156,6 +156,7 @@ class Tree:
             right = any(p.verdict is Verdict.RIGHT and not p.is_partial for p in core.proposals)
             self._session.report.windows += 1
             self._session.report.window_hits += right
+            self._session.valuation.judged(core, right)
             self._session.emit("hit" if right else "miss", core.info, core.step)
 
     def on_failure(self, ex: Execution) -> None:
@@ -183,12 +184,17 @@ class Tree:
     def _consult(self, core: Execution, frame: Frame) -> None:
         """Ask the node's Speculator, as soon as a guess at this step could be acted on."""
         info = core.info
-        if not isinstance(info, NodeInfo) or not info.speculate:
+        if not isinstance(info, NodeInfo) or not info.speculate or core.barred:
             return
         core.asked = True
 
         def go() -> None:
             if core.has_output or core.state is State.DISCARDED or not self._is_wanted(core):
+                return
+            if reason := self._session.valuation.refuses_guess(info):
+                core.asked = False
+                core.barred = True
+                self._session.emit("stop", info, core.step, reason)
                 return
             self._shadows.start(core, info)
 
@@ -199,8 +205,11 @@ class Tree:
 
     def _propose(self, core: Execution, guess: Guess, info: NodeInfo) -> None:
         self._session.report.guesses += 1
+        self._session.stats(info).guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
-        self._add(core, Proposal(guess.output, guess.confidence), info)
+        proposal = self._session.valuation.proposal(info, guess, core.guesses)
+        core.guesses += 1
+        self._add(core, proposal, info)
 
     def streamed(self, core: Execution, written: Callable[[], Any], info: NodeInfo) -> None:
         """What the Actor has written by now: a guess at its output, in the place of the one before."""
@@ -270,7 +279,8 @@ class Tree:
         def go() -> None:
             if not self._may_go_on(frame):
                 return
-            for choice in frame.next_choices(self._policy.breadth):
+            choices = frame.next_choices(self._policy.breadth)
+            for choice in self._session.valuation.worthwhile(frame, choices):
                 child = Frame(frame.loop, frame.step + 1, parent=frame, choice=choice)
                 self.frames.add(child)
                 frame.children[choice] = child
@@ -400,11 +410,13 @@ class Tree:
         outer = self._outer.get("|".join(frame.loop.checkpoint_ns))
         if outer is None or outer.has_output:
             return
-        confidence, above = 1.0, frame
+        confidence, guessed, above = 1.0, list[str](), frame
         while above.parent is not None:
-            confidence *= prod(p.confidence for p in above.choice if p is not None)
+            confidence *= prod(p.probability for p in above.choice if p is not None)
+            guessed += [label for p in above.choice if p is not None for label in p.guessed]
             above = above.parent
-        proposal = Proposal(output, confidence, taint=frame.taint(), journals=self._behind(frame))
+        journals = self._behind(frame)
+        proposal = Proposal(output, confidence, guessed=guessed, taint=frame.taint(), journals=journals)
         frame.lent = outer, proposal
         self._add(outer, proposal, outer.info)
 
@@ -466,9 +478,9 @@ class Tree:
         for ex in executions:
             if ex.state in (State.RUNNING, State.FINISHED, State.FAILED):
                 self._session.report.discarded += 1
+                self._session.stats(ex.info).discarded += 1
                 self._session.emit("discard", ex.info, ex.step, ex.spoiled or reason)
-                if ex.has_output:
-                    self._session.add_usage(ex.output, "discarded")
+                self._session.valuation.ended(ex, taken=False)
             if ex.state is not State.CLAIMED:
                 ex.state = State.DISCARDED
             self.cancel(ex)

@@ -7,7 +7,7 @@ import inspect
 import os
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from functools import cache
 from typing import Any, TypeVar, cast, overload
@@ -18,8 +18,12 @@ from langchain_core.runnables.graph import Graph
 from langgraph_speculative import _compat, _draw, _rewrite, _scheduler, _wiring
 from langgraph_speculative._compat import CONF, CompiledStateGraph
 from langgraph_speculative._decorator import decorate
+from langgraph_speculative._groups import Groups, Place
+from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._memory import Memory
+from langgraph_speculative._rate_limiters import watch_rate_limiters
 from langgraph_speculative._recovery import Recovery, recover
 from langgraph_speculative._rewrite import Declared, Rewritten
 from langgraph_speculative._session import Session
@@ -39,12 +43,16 @@ ENVIRONMENT = "LANGGRAPH_SPECULATIVE"
 class _Speculation:
     """What all copies of one speculative graph share."""
 
-    def __init__(self, plain_nodes: dict[str, Any], rewritten: Rewritten, policy: Policy) -> None:
+    def __init__(self, plain_nodes: dict[str, Any], rewritten: Rewritten, policy: Policy, name: str = "graph") -> None:
         self.plain_nodes = plain_nodes
         self.rewritten = rewritten
         self.policy = policy
         self.report = Report()
         self.limits = RateLimits(policy.rate_limits)
+        self.knowledge = Knowledge(policy)
+        self.groups = Groups(policy.rollout, policy.holdout)
+        store = policy.store
+        self.memory = None if store is None else Memory(store, name, self.knowledge, self, self.report)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
         self.is_active = any(i.speculate or i.called for i in rewritten.all_infos())
@@ -72,17 +80,41 @@ class _Speculation:
             view = ((where or {}).get(CONF) or {}).get(KEY)
             if view is INSIDE or (view is not None and view.session is not None and self._shares(view, sync)):
                 return None
+        if self.memory is not None:
+            self.memory.load()
         policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
-        trackers = (self.report, *(report for owner, report in _trackers.get() if owner is self))
         return Session(
             policy,
             self,
             sync=sync,
-            trackers=trackers,
+            trackers=self._trackers(),
             limits=self.limits,
             journal=self.journal,
             learning=self._learning,
+            knowledge=self.knowledge,
+            max_concurrency=(config or {}).get("max_concurrency"),
         )
+
+    def place(self, config: RunnableConfig | None) -> Place | None:
+        """The group of a run; none for one whose mode is its own or "off", and for a part of a run."""
+        if self.mode(config) == "off" or self.closed:
+            return None
+        if ((config or {}).get("metadata") or {}).get("speculation") is not None:
+            return None
+        ambient = _compat.var_child_runnable_config.get()
+        if any(((where or {}).get(CONF) or {}).get(KEY) is not None for where in (config, ambient)):
+            return None
+        threads = [((where or {}).get(CONF) or {}).get("thread_id") for where in (config, ambient)]
+        thread = next((str(t) for t in threads if t is not None), None)
+        return Place(self.groups.of(thread), thread, [report.holdout for report in self._trackers()])
+
+    def _trackers(self) -> tuple[Report, ...]:
+        return (self.report, *(report for owner, report in _trackers.get() if owner is self))
+
+    def ended(self) -> None:
+        """A run has ended."""
+        if self.memory is not None:
+            self.memory.save()
 
     def journal(self) -> Journal:
         """What early actions are written down in; opened when the first one is."""
@@ -92,6 +124,8 @@ class _Speculation:
 
     def close(self) -> None:
         self.closed = True
+        if self.memory is not None:
+            self.memory.save(at_once=True)
         if self._journal is not None:
             self._journal.shut()
 
@@ -143,51 +177,73 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, sync=True)
-        if session is None:
-            yield from super().stream(input, config, **kwargs)
-            return
-        run = super().stream(input, self._config_for(config, session), **kwargs)
-        try:
-            yield from run
-        finally:
-            session.close()
+        place = self._place(config)
+        with place or nullcontext():
+            session = self._open(config, sync=True) if place is None or place.speculates else None
+            if session is None:
+                yield from super().stream(input, config, **kwargs)
+                return
+            run = super().stream(input, self._config_for(config, session), **kwargs)
+            try:
+                yield from run
+            finally:
+                session.close()
+                self._speculation.ended()
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, sync=False)
-        run: Any
-        if session is None:
-            run = super().astream(input, config, **kwargs)
+        place = self._place(config)
+        with place or nullcontext():
+            session = self._open(config, sync=False) if place is None or place.speculates else None
+            run: Any
+            if session is None:
+                run = super().astream(input, config, **kwargs)
+                try:
+                    async for chunk in run:
+                        yield chunk
+                finally:
+                    await run.aclose()
+                return
+            run = super().astream(input, self._config_for(config, session), **kwargs)
             try:
                 async for chunk in run:
                     yield chunk
             finally:
-                await run.aclose()
-            return
-        run = super().astream(input, self._config_for(config, session), **kwargs)
+                try:
+                    await run.aclose()
+                finally:
+                    await session.aclose()
+                    self._speculation.ended()
+
+    def _place(self, config: RunnableConfig | None) -> Place | None:
+        if not self._speculation.groups.is_active:
+            return None
         try:
-            async for chunk in run:
-                yield chunk
-        finally:
-            try:
-                await run.aclose()
-            finally:
-                await session.aclose()
+            return self._speculation.place(self._with_own(config))
+        except SpeculationError:
+            raise
+        except Exception as error:  # fail open: `_open` will meet it too
+            self._speculation.report.errors.append(f"a run could not be put into a group: {error!r}")
+            return None
+
+    def _with_own(self, config: RunnableConfig | None) -> Any:
+        """A request's config with what it inherits from the graph's: switch, thread and bound of concurrency."""
+        own: Any = self.config
+        if not own:
+            return config
+        given: Any = config or {}
+        merged = {"max_concurrency": own.get("max_concurrency"), **given}
+        for part, key in (("metadata", "speculation"), (CONF, "thread_id")):
+            below = (own.get(part) or {}).get(key)
+            if below is not None and not (given.get(part) or {}).get(key):
+                merged[part] = {**(given.get(part) or {}), key: below}
+        return merged
 
     def _open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
         if self._lacks_thread(config):
             return None
         try:
-            merged: Any = config
-            if self.config and not ((config or {}).get("metadata") or {}).get("speculation"):
-                own = (self.config.get("metadata") or {}).get("speculation")
-                if own is not None:
-                    merged = {
-                        **(config or {}),
-                        "metadata": {**((config or {}).get("metadata") or {}), "speculation": own},
-                    }
-            return self._speculation.open(merged, sync=sync)
+            return self._speculation.open(self._with_own(config), sync=sync)
         except SpeculationError:
             raise
         except Exception as error:  # fail open: the run is plain
@@ -399,6 +455,7 @@ def _wrap(
         if not callable(key):
             raise SpeculationError(f"keys[{node!r}] is not callable: pass a function of the node's input.")
     trusted = frozenset([trust_mcp] if isinstance(trust_mcp, str) else trust_mcp)
+    watch_rate_limiters()
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})
@@ -407,7 +464,7 @@ def _wrap(
     kind = _speculative_kind(own_kind)
     fast = object.__new__(kind)
     fast.__dict__.update(vars(graph), nodes=rewritten.nodes)
-    fast._speculation = _Speculation(dict(graph.nodes), rewritten, policy)
+    fast._speculation = _Speculation(dict(graph.nodes), rewritten, policy, graph.name)
     lacking = _compat.missing()
     if lacking is not None:
         fast._speculation.is_active = False

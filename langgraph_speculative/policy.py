@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from langgraph.store.base import BaseStore
 
+from langgraph_speculative.budget import Budget, Price, check_prices, is_amount
 from langgraph_speculative.errors import SpeculationError
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class Policy:
     depth: int = 1
     max_in_flight: int = 64
     max_speculators: int = 64
+    value_per_second: float = 0.01
+    prices: Mapping[str, Price] = field(default_factory=dict, hash=False)
+    budget: Budget = field(default_factory=Budget)
+    store: BaseStore | None = field(default=None, hash=False)
+    rollout: float = 1.0
+    holdout: float = 0.0
     mode: Mode = "on"
     hooks: tuple[Callable[[Event], None], ...] = ()
     guard: Callable[[str, Any, Any], bool] | None = None
@@ -88,6 +95,21 @@ class Policy:
                 raise SpeculationError(
                     f"Policy(rate_limits={{{tool!r}: {limit!r}}}): calls per second must be a number of at least 0."
                 )
+        if not is_amount(self.value_per_second):
+            raise SpeculationError(
+                f"Policy(value_per_second={self.value_per_second!r}): must be an amount of USD of at least 0."
+            )
+        for name in ("rollout", "holdout"):
+            share = getattr(self, name)
+            if not is_amount(share) or share > 1:
+                raise SpeculationError(f"Policy({name}={share!r}): must be a share from 0 to 1.")
+        check_prices(self.prices)
+        if not isinstance(self.budget, Budget):
+            raise SpeculationError(f"Policy(budget={self.budget!r}): pass a Budget(...).")
+        if self.budget.counts_usd and not self.prices:
+            raise SpeculationError("Policy(budget=Budget(usd_...)): a limit in USD needs prices=.")
+        if self.store is not None and not isinstance(self.store, BaseStore):
+            raise SpeculationError(f"Policy(store={self.store!r}): pass a LangGraph store, such as SqliteStore(...).")
         for name in ("guard", "redact", "on_rollback_failure"):
             function = getattr(self, name)
             if function is not None and not callable(function):

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from langgraph_speculative._groups import Holdout
+from langgraph_speculative._node_stats import NodeStats, merge_nodes
+
 EventKind = Literal[
     "run", "guess", "hit", "miss", "fork", "launch", "claim", "discard", "rollback", "stop", "error", "end"
 ]
@@ -48,7 +51,10 @@ class Stop:
 
 @dataclass
 class Usage:
-    """Tokens of one model: in the committed run, in discarded pre-executions, and in drafts."""
+    """Tokens of one model: in the committed run, in discarded pre-executions, and in drafts.
+
+    A pre-execution that was cut off has told no usage; it counts with the mean of its node, where that is known.
+    """
 
     committed: int = 0
     discarded: int = 0
@@ -99,6 +105,8 @@ class Report:
             been started only when the run reached it.
         stopped: Why branches ended before their depth, by reason.
         usage: Tokens by model.
+        nodes: What was seen of each node (``"outer|inner"``) and tool (the tool's name behind its node's).
+        holdout: With `Policy.holdout`, the runs that speculated against those that were held out.
         errors: The latest problems of Speculators or of the engine itself, as text; never raised into the run.
     """
 
@@ -121,6 +129,8 @@ class Report:
     time_saved: float = 0.0
     stopped: dict[str, Stop] = field(default_factory=dict)
     usage: dict[str, Usage] = field(default_factory=dict)
+    nodes: dict[str, NodeStats] = field(default_factory=dict)
+    holdout: Holdout = field(default_factory=Holdout)
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=50))
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
@@ -154,6 +164,7 @@ class Report:
                     total.committed += usage.committed
                     total.discarded += usage.discarded
                     total.draft += usage.draft
+            merge_nodes(self.nodes, other.nodes.items())
             self.errors.extend(other.errors)
 
     def to_dict(self) -> dict[str, Any]:
@@ -172,20 +183,37 @@ class Report:
                 model: {"committed": u.committed, "discarded": u.discarded, "draft": u.draft}
                 for model, u in self.usage.items()
             }
+            out["nodes"] = {label: stats.to_dict() for label, stats in self.nodes.items()}
+            out["holdout"] = self.holdout.to_dict()
             out["errors"] = list(self.errors)
             return out
 
 
+_WITHOUT_USAGE = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def tokens_in(value: Any) -> list[tuple[str, int, int, int]]:
+    """Model name, input, output and total tokens of the AI messages in a node's or tool's output."""
+    found: list[tuple[str, int, int, int]] = []
+    todo = [value]
+    while todo:
+        # No recursion: this is done for every output of a run, and an output may be a long list.
+        item = todo.pop()
+        if type(item) in _WITHOUT_USAGE:
+            continue
+        if isinstance(item, dict):
+            todo.extend(reversed(item.values()))
+        elif isinstance(item, list | tuple):
+            todo.extend(reversed(item))
+        elif (update := getattr(item, "update", None)) is not None and hasattr(item, "goto"):
+            todo.append(update)
+        elif usage := getattr(item, "usage_metadata", None):
+            model = (getattr(item, "response_metadata", None) or {}).get("model_name", "unknown")
+            read, written, total = (int(usage.get(f"{kind}_tokens", 0)) for kind in ("input", "output", "total"))
+            found.append((str(model), read, written, total))
+    return found
+
+
 def usage_of(value: Any) -> Iterable[tuple[str, int]]:
     """Pairs of model name and total tokens of the AI messages in a node's or tool's output."""
-    if isinstance(value, dict):
-        for item in value.values():
-            yield from usage_of(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from usage_of(item)
-    elif (update := getattr(value, "update", None)) is not None and hasattr(value, "goto"):
-        yield from usage_of(update)
-    elif usage := getattr(value, "usage_metadata", None):
-        model = (getattr(value, "response_metadata", None) or {}).get("model_name", "unknown")
-        yield str(model), int(usage.get("total_tokens", 0))
+    return [(model, total) for model, _, _, total in tokens_in(value)]

@@ -11,6 +11,7 @@ from langgraph.types import Command
 
 from langgraph_speculative import Effect, Guess, Policy, Report, SpeculationError
 from langgraph_speculative._limits import RateLimits
+from langgraph_speculative._node_stats import NodeStats
 from langgraph_speculative.effects import EffectRow, EffectTable, parse_declaration, skeleton_of
 from langgraph_speculative.report import Event, Stop, Usage, usage_of
 from langgraph_speculative.speculators._protocol import (
@@ -117,10 +118,34 @@ COUNTERS = {
 }
 
 
+NODE = {
+    "effect": "read",
+    "executions": 2,
+    "seconds_mean": 2.0,
+    "seconds_p50": 2.0,
+    "seconds_p90": 2.0,
+    "windows": 2,
+    "hits": 1,
+    "guesses": 3,
+    "guess_seconds_mean": None,
+    "guess_hit_rate": 0.5,
+    "probability": 0.0,
+    "launched": 0,
+    "claimed": 0,
+    "discarded": 0,
+    "tokens_per_call": 5.0,
+    "usd": {"draft": 0.5},
+    "closed": {"why": 1},
+}
+
+
 def report() -> Report:
     made = Report(**COUNTERS, wall=1.5, time_saved=0.5, rollback_wait=0.125)
     made.stopped["why"] = Stop(2, 0.25)
     made.usage["model"] = Usage(1, 2, 3)
+    made.nodes["a"] = NodeStats("read", executions=2, tokens=10, windows=2, hits=1, guesses=3, judged=2, right=1)
+    made.nodes["a"].usd["draft"], made.nodes["a"].closed["why"] = 0.5, 1
+    made.nodes["a"].seconds.add(2.0)
     made.errors.append("e")
     return made
 
@@ -146,6 +171,9 @@ def test_every_number_adds_up() -> None:
     assert total.stopped == {"why": Stop(4, 0.5)}
     assert total.usage == {"model": Usage(2, 4, 6)}
     assert list(total.errors) == ["e", "e"]
+    node = total.nodes["a"]
+    assert (node.executions, node.tokens, node.windows, node.hits, node.guesses) == (4, 20, 4, 2, 6)
+    assert (node.seconds.count, node.seconds.total, node.usd, node.closed) == (2, 4.0, {"draft": 1.0}, {"why": 2})
 
 
 def test_rates() -> None:
@@ -163,6 +191,8 @@ def test_a_report_as_json() -> None:
         "time_saved": 0.5,
         "stopped": {"why": {"count": 2, "would_have_saved": 0.25}},
         "usage": {"model": {"committed": 1, "discarded": 2, "draft": 3}},
+        "nodes": {"a": NODE},
+        "holdout": None,
         "errors": ["e"],
     }
 

@@ -15,6 +15,7 @@ from langgraph_speculative import Effect, Policy, Report, SpeculativeGraph, spec
 def test_exports() -> None:
     assert set(langgraph_speculative.__all__) == {
         "Action",
+        "Budget",
         "CommitRefused",
         "Effect",
         "Event",
@@ -46,6 +47,7 @@ def test_each_is_there_and_documented(name: str) -> None:
 def test_public_modules() -> None:
     public = {m.name for m in pkgutil.iter_modules(langgraph_speculative.__path__) if not m.name.startswith("_")}
     assert {
+        "budget",
         "effects",
         "errors",
         "experimental",

@@ -46,6 +46,8 @@ class Draft(BaseSpeculator):
         SpeculationError: Fewer than one sample, no draft, or, when bound, a node that a draft cannot guess for.
     """
 
+    is_free = False
+
     def __init__(self, drafts: Runnable[Any, Any] | Sequence[Runnable[Any, Any]], *, samples: int = 1) -> None:
         given: Any = drafts if isinstance(drafts, list | tuple) else [drafts]
         self._drafts: list[Runnable[Any, Any]] = [d.bound if isinstance(d, _compat.PregelNode) else d for d in given]

@@ -58,6 +58,7 @@ class Ensemble(BaseSpeculator):
         if isinstance(threshold, bool) or not 0.0 <= threshold <= 1.0:
             raise SpeculationError(f"Ensemble(threshold={threshold!r}): must be between 0 and 1.")
         self._members = named
+        self.is_free = all(getattr(member, "is_free", True) for member in named.values())
         self._threshold = threshold
         self._lock = threading.Lock()
         self._calibrations = {name: _Calibration() for name in named}

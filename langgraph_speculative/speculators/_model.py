@@ -39,6 +39,8 @@ class Model(BaseSpeculator):
         SpeculationError: A number below 1, no model; or, when bound, a node that is a graph.
     """
 
+    is_free = False
+
     def __init__(
         self,
         model: Runnable[Any, Any],

@@ -54,7 +54,12 @@ class BaseSpeculator:
     missing, and in synchronous runs, `guess` is called in a thread.
 
     An instance may serve several nodes and several runs at a time.
+
+    Attributes:
+        is_free: Whether asking it spends no tokens; one that does is asked as far as that is worth it.
     """
+
+    is_free = True
 
     def bind(self, node: NodeInfo) -> BaseSpeculator:
         """The Speculator for one node of the graph; called once, when the graph is wrapped.
