@@ -8,6 +8,7 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `_session`: one run, as the real run calls it; `_claims` takes pre-executions over.
 * `_tree`: the branches below a run, on the session's loop. `_shadow` asks Speculators, `_fork` makes checkpoints,
   `_early` pre-executes, `_workers` owns the tasks. `_branch` and `_ledger` hold the states, and decide.
+* `_waiting`: what goes on while the graph waits for a person, within the limits of `between_turns`.
 * `_gate` holds what a pre-execution emits (`_recorder` hears it, `_claimant` gets it), `_saver` the checkpoints of
   graphs inside it, `_journal` what it does to the store, which it sees as a `_store` overlay made of `_items`, and
   `_changes` what it does to its input. `_values` copies and compares values, `_ids` matches and renames ids,
@@ -25,6 +26,7 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 
 from langgraph_speculative._handlers import RollbackFailure
 from langgraph_speculative._recovery import Recovery
+from langgraph_speculative.between_turns import BetweenTurns
 from langgraph_speculative.effects import Action, Effect, Prepared
 from langgraph_speculative.errors import (
     CommitRefused,
@@ -39,6 +41,7 @@ from langgraph_speculative.speculators import Guess, Speculator
 
 __all__ = [
     "Action",
+    "BetweenTurns",
     "CommitRefused",
     "Effect",
     "Event",

@@ -46,6 +46,7 @@ class Gate:
         self._lock = threading.Lock()
         self._held: list[tuple[str, Any]] = []
         self._early: dict[str, Any] = dict(config.get("metadata") or {})
+        self._tags: list[str] = list(config.get("tags") or ())
         self._claimant: Claimant | None = None
         self._target: Claimant | None = None  # the claimant, once all that was held has been passed on
         # Stands for the node's own run, which only the claimant has. Not random: a branch draws no random numbers.
@@ -173,7 +174,7 @@ class Gate:
 
     def _bind(self, config: RunnableConfig, rename: Callable[[Any], Any]) -> Claimant | None:
         """Note the claimant, unless the pre-execution has been spoiled."""
-        target = Claimant(config, self._early, self._above, self.run_id, rename)
+        target = Claimant(config, self._early, self._above, self.run_id, rename, self._tags)
         with self._lock:
             if self.spoiled:
                 return None

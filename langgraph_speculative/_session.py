@@ -41,6 +41,7 @@ from langgraph_speculative.report import Event, Report, Stop, Usage, usage_of
 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
+    from langgraph_speculative._waiting import Turn, Wait
 
 _numbers = itertools.count(1)
 
@@ -55,6 +56,7 @@ class Session:
         limits: How often tools may be called early, over all runs.
         journal: Opens what early actions are written down in.
         learning: Tells Speculators what the run did.
+        wait: The wait for a person that it speculates in, until a run comes.
     """
 
     def __init__(
@@ -67,13 +69,16 @@ class Session:
         limits: RateLimits | None = None,
         journal: Callable[[], Journal] | None = None,
         learning: Learning | None = None,
+        wait: Wait | None = None,
     ) -> None:
         self.policy = policy
         self.owner = owner
         self.sync = sync
         self.loop = _scheduler.CONTROL.loop() if sync else asyncio.get_running_loop()
         self.number = next(_numbers)
-        self.report = Report(runs=1)
+        self.wait = wait
+        self.turn: Turn | None = None
+        self.report = Report(runs=1) if wait is None else Report(waits=1)
         self.ledger = Ledger()
         self.context = _compat.clean_context()
         self.broken = False
@@ -85,10 +90,20 @@ class Session:
         self._claims = Claims(self)
         self._lock = threading.Lock()
         self._frames: dict[int, Frame] = {}
+        self._stand_ins: dict[int, Any] = {}
         self._ends: dict[tuple[int, int], list[float]] = {}
         self._trackers = trackers
         self._learning = learning
         self._opened = time.monotonic()
+        if wait is None:
+            self.emit("run")
+
+    def go_on(self, trackers: tuple[Report, ...]) -> None:
+        """A run has come, after a wait: from now on this is its session."""
+        self.report.runs = 1
+        self._trackers, self._opened = trackers, time.monotonic()
+        self.context = _compat.clean_context()
+        self.tree.in_context(self.context)
         self.emit("run")
 
     # --- bookkeeping --------------------------------------------------------------------------------------------
@@ -151,6 +166,16 @@ class Session:
 
     # --- the real run's steps -----------------------------------------------------------------------------------
 
+    def stands_behind(self, loop: Any, stand_in: Any, frame: Frame | None) -> None:
+        """The run's root loop is this one; the branches of the wait know it by its stand-in.
+
+        Args:
+            frame: The wait's, if the loop has come to the step after it.
+        """
+        self._stand_ins[id(loop)] = stand_in
+        if frame is not None:
+            self._frames[id(loop)] = frame
+
     def _frame_of(self, loop: Any) -> Frame:
         """The real frame of the running superstep; the first task of a step makes it."""
         frame = self._frames.get(id(loop))
@@ -161,7 +186,7 @@ class Session:
             if frame is not None and frame.step == loop.step:
                 return frame
             before = frame
-            frame = Frame(loop, loop.step, parent=None)
+            frame = Frame(self._stand_ins.get(id(loop), loop), loop.step, parent=None)
             tasks = list(loop.tasks.values())
             # Tasks whose writes come from a cache or from an earlier attempt at the step are not run.
             frame.fixed = [t for t in tasks if t.writes]
@@ -181,6 +206,8 @@ class Session:
         loop = _compat.loop_of(config)
         if loop is None:
             return None
+        if self.turn is not None:
+            self.turn.begin(self, loop, config)
         candidate = self.ledger.has(info)
         # The only task of its step, of which nothing is known and nothing to be guessed, needs no frame either.
         if not candidate and not info.speculate and not info.lends and len(loop.tasks) == 1:
@@ -405,12 +432,21 @@ class Session:
 
     def _settle(self) -> None:
         report = self.report
-        report.wall = time.monotonic() - self._opened
+        report.wall = time.monotonic() - self._opened if report.runs else 0.0
+        report.waits_claimed = int(self.wait is not None and self.wait.is_claimed)
         report.time_saved = sum(max(0.0, alone - actual) for actual, alone in self._ends.values())
         self.emit("end", seconds=report.time_saved)
         for tracker in self._trackers:
             tracker.add(report)
         self._frames.clear()
+        self._stand_ins.clear()
+
+    def abort(self) -> None:
+        """End a wait that no run has come to (on its loop)."""
+        self.closed = True
+        self.ledger.shut()
+        self.tree.kill_all()
+        self._settle()
 
     async def aclose(self) -> None:
         """End an asynchronous run's speculation: no task is left but one that refuses to be cancelled."""

@@ -31,10 +31,20 @@ def check_graph(graph: Any) -> None:
     )
 
 
-def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: Any) -> None:
+def assign(
+    rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: Any, *, between_turns: bool = False
+) -> None:
     """Give each node its Speculator, and find out which of them could gain anything."""
     infos = list(rewritten.all_infos())
     for name, speculator in speculators.items():
+        if name == _rewrite.START:
+            if not between_turns:
+                raise SpeculationError(
+                    f"speculators[{name!r}] guesses what a person says next, while the graph waits for it: "
+                    "say for how long, with Policy(between_turns=BetweenTurns(seconds=30))."
+                )
+            _give(rewritten.start, speculator)
+            continue
         own = rewritten.infos.get(name)
         # A name that may be several nodes has been refused.
         info = own or next(i for i in infos if name in (i.label, i.name))
@@ -42,6 +52,10 @@ def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator], draft: A
     if draft is not None:
         _assign_draft(rewritten, draft)
     _mark_useful(rewritten.infos, ends=False)
+    # An answer may lead anywhere, so it is worth asking for if anything in the graph may run early between turns.
+    leaves: list[_nodes.LeafInfo] = [leaf for info in infos for leaf in (info, *info.tools.values())]
+    useful = any(leaf.effect in (Effect.PURE, Effect.READ) for leaf in leaves)
+    rewritten.start.speculate = rewritten.start.speculator is not None and useful
 
 
 def _give(info: _nodes.NodeInfo, speculator: Speculator) -> None:
@@ -91,7 +105,7 @@ def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
 def why_inactive(rewritten: Rewritten) -> str:
     rows = rewritten.table().undeclared()
     undeclared = [r.name for r in rows]
-    if not any(i.speculator is not None for i in rewritten.all_infos()):
+    if not any(i.speculator is not None for i in (rewritten.start, *rewritten.all_infos())):
         return "speculation is inactive: no node has a Speculator; pass draft= or speculators=."
     named = f" Undeclared: {known_names(undeclared)}." if undeclared else ""
     named += "".join(f" {r.name!r}: {r.reason}." for r in rows if r.reason != NOBODY)

@@ -34,7 +34,7 @@ class Workers:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
-        self._context = context
+        self.context = context
         self._owner = owner
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -52,7 +52,7 @@ class Workers:
             config: What LangChain is to take for its current run.
             keep: Whether it comes to its end by itself, whatever becomes of the others.
         """
-        context = self._context.copy()
+        context = self.context.copy()
         if config is not None:
             context.run(_compat.var_child_runnable_config.set, config)
         task = self._loop.create_task(coroutine, name="langgraph-speculative", context=context)

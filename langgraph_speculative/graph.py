@@ -24,6 +24,7 @@ from langgraph_speculative._recovery import Recovery, recover
 from langgraph_speculative._rewrite import Declared, Rewritten
 from langgraph_speculative._session import Session
 from langgraph_speculative._view import INSIDE, KEY, View
+from langgraph_speculative._waiting import Turn, Wait, Waits
 from langgraph_speculative.effects import Effect, EffectTable
 from langgraph_speculative.errors import SpeculationError, SpeculationInactiveWarning, UntestedLangGraphWarning
 from langgraph_speculative.journal import Journal, journal_of
@@ -47,8 +48,16 @@ class _Speculation:
         self.limits = RateLimits(policy.rate_limits)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
-        self.is_active = any(i.speculate for i in rewritten.all_infos())
+        self.is_active = any(i.speculate for i in (rewritten.start, *rewritten.all_infos()))
         self.closed = False
+        self.waits: Waits | None = None
+        if policy.between_turns is not None and rewritten.start.speculate:
+            self.waits = Waits(
+                policy.between_turns,
+                rewritten.start,
+                self._learning,
+                lambda sync, wait: self._session(self.policy, sync, (self.report,), wait),
+            )
 
     def mode(self, config: RunnableConfig | None) -> str:
         """The mode of one request: the environment's switch, the request's own, the policy's."""
@@ -63,17 +72,32 @@ class _Speculation:
             raise SpeculationError(f"config metadata 'speculation' is {own!r}; it must be one of {', '.join(MODES)}.")
         return str(own)
 
-    def open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+    def open(self, config: RunnableConfig | None, *, sync: bool, thread: str = "", given: Any = None) -> Session | None:
         """A session for a run, or ``None`` where the run is plain, or a part of a run that has one."""
         mode = self.mode(config)
-        if mode == "off" or not self.is_active or self.closed or (sync and _scheduler.CONTROL.is_current_thread()):
+        if not self.is_active or self.closed or (sync and _scheduler.CONTROL.is_current_thread()):
             return None
         for where in (config, _compat.var_child_runnable_config.get()):
             view = ((where or {}).get(CONF) or {}).get(KEY)
             if view is INSIDE or (view is not None and view.session is not None and self._shares(view, sync)):
                 return None
+        if mode != "on":
+            self.moved(thread)
+        if mode == "off":
+            return None
         policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
         trackers = (self.report, *(report for owner, report in _trackers.get() if owner is self))
+        if self.waits is None or mode != "on" or not thread:
+            return self._session(policy, sync, trackers)
+        session = self.waits.take(thread, sync=sync)
+        if session is None:
+            session = self._session(policy, sync, trackers)
+        else:
+            session.go_on(trackers)
+        session.turn = Turn(thread, given)
+        return session
+
+    def _session(self, policy: Policy, sync: bool, trackers: tuple[Report, ...], wait: Wait | None = None) -> Session:
         return Session(
             policy,
             self,
@@ -82,7 +106,22 @@ class _Speculation:
             limits=self.limits,
             journal=self.journal,
             learning=self._learning,
+            wait=wait,
         )
+
+    def after(self, session: Session) -> None:
+        """A run has ended without an error: its thread may wait for a person now."""
+        if self.waits is None or self.closed:
+            return
+        try:
+            self.waits.after(session)
+        except Exception as error:
+            self.report.errors.append(f"nothing is guessed between turns: {error!r}")
+
+    def moved(self, thread: str) -> None:
+        """A thread goes on, and not from where it waits."""
+        if self.waits is not None:
+            self.waits.moved(thread)
 
     def journal(self) -> Journal:
         """What early actions are written down in; opened when the first one is."""
@@ -90,10 +129,13 @@ class _Speculation:
             self._journal = journal_of(self.policy.journal)
         return self._journal
 
-    def close(self) -> None:
+    def close(self) -> list[Wait]:
+        """End speculation; the waits that are still to end."""
         self.closed = True
+        waits = [] if self.waits is None else self.waits.close()
         if self._journal is not None:
             self._journal.shut()
+        return waits
 
     @staticmethod
     def _shares(view: View, sync: bool) -> bool:
@@ -143,19 +185,23 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, sync=True)
+        session = self._open(config, input, sync=True)
         if session is None:
             yield from super().stream(input, config, **kwargs)
             return
         run = super().stream(input, self._config_for(config, session), **kwargs)
+        has_ended = False
         try:
             yield from run
+            has_ended = True
         finally:
             session.close()
+            if has_ended:
+                self._speculation.after(session)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, sync=False)
+        session = self._open(config, input, sync=False)
         run: Any
         if session is None:
             run = super().astream(input, config, **kwargs)
@@ -166,16 +212,33 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 await run.aclose()
             return
         run = super().astream(input, self._config_for(config, session), **kwargs)
+        has_ended = False
         try:
             async for chunk in run:
                 yield chunk
+            has_ended = True
         finally:
             try:
                 await run.aclose()
             finally:
                 await session.aclose()
+            if has_ended:
+                self._speculation.after(session)
 
-    def _open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+    def bulk_update_state(self, config: RunnableConfig, supersteps: Any) -> RunnableConfig:
+        """As in LangGraph; what was guessed about the thread is dropped."""
+        self._speculation.moved(self._thread(config))
+        return super().bulk_update_state(config, supersteps)
+
+    async def abulk_update_state(self, config: RunnableConfig, supersteps: Any) -> RunnableConfig:
+        """As in LangGraph; what was guessed about the thread is dropped."""
+        self._speculation.moved(self._thread(config))
+        return await super().abulk_update_state(config, supersteps)
+
+    def _thread(self, config: RunnableConfig | None) -> str:
+        return _compat.thread_of(config, self.config, _compat.var_child_runnable_config.get())
+
+    def _open(self, config: RunnableConfig | None, given: Any, *, sync: bool) -> Session | None:
         if self._lacks_thread(config):
             return None
         try:
@@ -187,7 +250,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
                         **(config or {}),
                         "metadata": {**((config or {}).get("metadata") or {}), "speculation": own},
                     }
-            return self._speculation.open(merged, sync=sync)
+            return self._speculation.open(merged, sync=sync, thread=self._thread(config), given=given)
         except SpeculationError:
             raise
         except Exception as error:  # fail open: the run is plain
@@ -247,6 +310,11 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """End speculation for this graph and its copies, and let go of the journal: later runs are plain."""
         self._speculation.close()
 
+    async def aclose(self) -> None:
+        """As `close`; returns when nothing that went on between turns is left on this event loop."""
+        for wait in self._speculation.close():
+            await wait.gone()
+
     def __enter__(self) -> SpeculativeGraph:
         return self
 
@@ -257,7 +325,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self.aclose()
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
@@ -400,7 +468,7 @@ def _wrap(
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})
-    _wiring.assign(rewritten, speculators or {}, draft)
+    _wiring.assign(rewritten, speculators or {}, draft, between_turns=policy.between_turns is not None)
     own_kind: Any = type(graph)
     kind = _speculative_kind(own_kind)
     fast = object.__new__(kind)
