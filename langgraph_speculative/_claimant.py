@@ -22,7 +22,10 @@ _NAMESPACE = "langgraph_checkpoint_ns"
 
 
 class Claimant:
-    """The claimant: its handlers, parent run, metadata, and custom stream."""
+    """The claimant: its handlers, parent run, metadata, and custom stream.
+
+    What was run while the graph waited for a person has the tags `of_wait` and metadata of the request before.
+    """
 
     def __init__(
         self,
@@ -31,7 +34,7 @@ class Claimant:
         above: Mapping[str, str],
         stand_in: UUID,
         rename: Callable[[Any], Any],
-        tags: Collection[str] = (),
+        of_wait: Collection[str] | None = None,
     ) -> None:
         manager = config.get("callbacks")
         self._handlers = _compat.handlers_for(config)
@@ -39,10 +42,10 @@ class Claimant:
         # LangGraph adds to the manager's metadata what is not in the config's.
         self._real = {**getattr(manager, "inheritable_metadata", {}), **(config.get("metadata") or {})}
         self._early = early
-        own = list(config.get("tags") or ())
-        # What was run before its request had come has those of the request before.
-        self._new_tags = [t for t in own if t not in tags]
-        self._old_tags = {t for t in tags if t not in own}
+        own, old = list(config.get("tags") or ()), of_wait or ()
+        self._new_tags = [] if of_wait is None else [t for t in own if t not in old]
+        self._old_tags = {t for t in old if t not in own}
+        self._old = {} if of_wait is None else {k: v for k, v in early.items() if k not in self._real}
         self._stand_in = stand_in
         self._writer = _compat.stream_writer_of(config)
         self._stream = _compat.stream_of(config)
@@ -133,7 +136,7 @@ class Claimant:
             kwargs["metadata"] = {
                 k: self._translate(k, v)
                 for k, v in kwargs["metadata"].items()
-                if k in self._real or k not in self._early or v != self._early[k]
+                if k not in self._old or v != self._old[k]
             }
             for key, value in self._real.items():
                 kwargs["metadata"].setdefault(key, value)

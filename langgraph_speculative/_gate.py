@@ -46,7 +46,8 @@ class Gate:
         self._lock = threading.Lock()
         self._held: list[tuple[str, Any]] = []
         self._early: dict[str, Any] = dict(config.get("metadata") or {})
-        self._tags: list[str] = list(config.get("tags") or ())
+        # Only what was run before its request had come has tags and metadata that the run may not have.
+        self._tags = list(config.get("tags") or ()) if _compat.is_of_wait(config) else None
         self._claimant: Claimant | None = None
         self._target: Claimant | None = None  # the claimant, once all that was held has been passed on
         # Stands for the node's own run, which only the claimant has. Not random: a branch draws no random numbers.

@@ -353,6 +353,8 @@ class Session:
         loop = _compat.loop_of(config)
         if loop is None:
             return None
+        if self.turn is not None:
+            self.turn.begin(self, loop, config)
         frame = self._frame_of(loop)
         ex = Execution(info, frame.step, frame, State.RUNNING, info.effect)
         ex.started = time.monotonic()
@@ -433,7 +435,9 @@ class Session:
     def _settle(self) -> None:
         report = self.report
         report.wall = time.monotonic() - self._opened if report.runs else 0.0
-        report.waits_claimed = int(self.wait is not None and self.wait.is_claimed)
+        if self.wait is not None:
+            report.waits_claimed = int(self.wait.is_claimed)
+            self.wait.forget()
         report.time_saved = sum(max(0.0, alone - actual) for actual, alone in self._ends.values())
         self.emit("end", seconds=report.time_saved)
         for tracker in self._trackers:

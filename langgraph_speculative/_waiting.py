@@ -212,6 +212,11 @@ class Wait:
             await asyncio.wait([self._task])
             await ended(self.session.tree.kill_all())
 
+    def forget(self) -> None:
+        """The session has ended: hold on to nothing of it."""
+        self._launched.clear()
+        self._loop.stand_for(None)
+
     def _let_go(self) -> None:
         self._frames, self._person, self._answer, self._values = [], None, None, NOTHING
 
@@ -335,6 +340,8 @@ class Wait:
     def _agrees(self, turn: Turn, loop: Any) -> bool:
         return (
             turn.root is loop
+            and loop.store is self._loop.store
+            and loop.checkpointer is self._loop.checkpointer
             and _compat.started_from(loop) == self._base
             and _compat.identity_of(loop) == self._identity
             and _compat.audience_of(loop, turn.handlers) == self._audience

@@ -185,7 +185,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def stream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> Iterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, input, sync=True)
+        session = self._open(config, sync=True, given=input)
         if session is None:
             yield from super().stream(input, config, **kwargs)
             return
@@ -201,7 +201,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As in LangGraph; opens a session for the run."""
-        session = self._open(config, input, sync=False)
+        session = self._open(config, sync=False, given=input)
         run: Any
         if session is None:
             run = super().astream(input, config, **kwargs)
@@ -238,7 +238,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def _thread(self, config: RunnableConfig | None) -> str:
         return _compat.thread_of(config, self.config, _compat.var_child_runnable_config.get())
 
-    def _open(self, config: RunnableConfig | None, given: Any, *, sync: bool) -> Session | None:
+    def _open(self, config: RunnableConfig | None, *, sync: bool, given: Any = None) -> Session | None:
         if self._lacks_thread(config):
             return None
         try:
