@@ -19,7 +19,7 @@ from typing import Any
 
 from langchain_core.runnables import RunnableConfig
 
-from langgraph_speculative import _compat
+from langgraph_speculative import _compat, _scheduler
 from langgraph_speculative._branch import Frame
 from langgraph_speculative._handlers import in_thread
 from langgraph_speculative._histories import KnownIds
@@ -397,9 +397,10 @@ class Waits:
             wait = self._open.pop(thread, None)
         if wait is None:
             return None
-        session = wait.session
-        if session.sync is sync and (sync or session.loop is asyncio.get_running_loop()) and wait.take():
-            return session
+        # Of a process that has been forked, the synchronous world is another one, too.
+        here = _scheduler.CONTROL.loop() if sync else asyncio.get_running_loop()
+        if wait.session.loop is here and wait.take():
+            return wait.session
         wait.end("moved")
         return None
 
@@ -415,10 +416,9 @@ class Waits:
         turn = session.turn
         if turn is None or turn.root is None or session.broken:
             return
-        try:
-            turn.given = copy_value(turn.given)
-        except Opaque:
-            pass
+        if self._info.learns:
+            with suppress(Opaque):  # the caller may go on with it
+                turn.given = copy_value(turn.given)
         wait = Wait(
             turn, self._limits, self._info, self._learning, lambda own: self._make(session.sync, own), self._forget
         )

@@ -471,6 +471,13 @@ def _wrap(
     _wiring.assign(rewritten, speculators or {}, draft, between_turns=policy.between_turns is not None)
     own_kind: Any = type(graph)
     kind = _speculative_kind(own_kind)
+    if policy.between_turns is not None and rewritten.start.speculator is None:
+        warnings.warn(
+            "between_turns does nothing without a Speculator of what a person says next: "
+            "pass speculators={START: ...}, with START from langgraph.graph.",
+            SpeculationInactiveWarning,
+            stacklevel=3,
+        )
     fast = object.__new__(kind)
     fast.__dict__.update(vars(graph), nodes=rewritten.nodes)
     fast._speculation = _Speculation(dict(graph.nodes), rewritten, policy)

