@@ -31,6 +31,7 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 
 from langgraph_speculative._handlers import RollbackFailure
 from langgraph_speculative._recovery import Recovery
+from langgraph_speculative.between_turns import BetweenTurns
 from langgraph_speculative.budget import Budget
 from langgraph_speculative.effects import Action, Effect, Prepared
 from langgraph_speculative.errors import (
@@ -46,6 +47,7 @@ from langgraph_speculative.speculators import Guess, Speculator
 
 __all__ = [
     "Action",
+    "BetweenTurns",
     "Budget",
     "CommitRefused",
     "Effect",

@@ -77,6 +77,8 @@ class Admission:
             return f"{reason} {_described(ex)}"
         if not self._session.limits.admits(name):
             return f"rate limit of {name!r}"
+        if (wait := self._session.wait) is not None and (reason := wait.refuses(ex, config)):
+            return reason
         if info.effect.acts:
             # Before the ledger lets it start: from then on the run's threads may wait for it.
             self._session.actions.open(ex, name, copy_value(arguments), str(config[CONF].get("thread_id", "")))

@@ -96,6 +96,8 @@ class Frame:
         self.twin: Frame | None = None
         self.is_twin = False
         self.lent: tuple[Execution, Proposal] | None = None
+        # Where its one execution is a person who answers a question: the writes that wait with it.
+        self.pending: list[Any] | None = None
         self.fixed: list[Any] = []
         self.expected = 0
         self.over = False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any
@@ -22,7 +22,10 @@ _NAMESPACE = "langgraph_checkpoint_ns"
 
 
 class Claimant:
-    """The claimant: its handlers, parent run, metadata, and custom stream."""
+    """The claimant: its handlers, parent run, metadata, and custom stream.
+
+    What was run while the graph waited for a person has the tags `of_wait` and metadata of the request before.
+    """
 
     def __init__(
         self,
@@ -31,6 +34,7 @@ class Claimant:
         above: Mapping[str, str],
         stand_in: UUID,
         rename: Callable[[Any], Any],
+        of_wait: Collection[str] | None = None,
     ) -> None:
         manager = config.get("callbacks")
         self._handlers = _compat.handlers_for(config)
@@ -38,6 +42,10 @@ class Claimant:
         # LangGraph adds to the manager's metadata what is not in the config's.
         self._real = {**getattr(manager, "inheritable_metadata", {}), **(config.get("metadata") or {})}
         self._early = early
+        own, old = list(config.get("tags") or ()), of_wait or ()
+        self._new_tags = [] if of_wait is None else [t for t in own if t not in old]
+        self._old_tags = {t for t in old if t not in own}
+        self._old = {} if of_wait is None else {k: v for k, v in early.items() if k not in self._real}
         self._stand_in = stand_in
         self._writer = _compat.stream_writer_of(config)
         self._stream = _compat.stream_of(config)
@@ -105,11 +113,17 @@ class Claimant:
 
     def pass_on(self, event: Event) -> None:
         name, ignore, args, kwargs, handler = self._patched(event)
-        handle_event([handler] if handler else self._handlers, name, ignore, *args, **kwargs)
+        handle_event(self._listening(handler), name, ignore, *args, **kwargs)
 
     async def apass_on(self, event: Event) -> None:
         name, ignore, args, kwargs, handler = self._patched(event)
-        await ahandle_event([handler] if handler else self._handlers, name, ignore, *args, **kwargs)
+        await ahandle_event(self._listening(handler), name, ignore, *args, **kwargs)
+
+    def _listening(self, handler: Any) -> list[Any]:
+        """Whom an event is for: a handler that something brought along hears it once, if it is the run's own, too."""
+        if handler is None:
+            return self._handlers
+        return [] if any(h is handler for h in self._handlers) else [handler]
 
     def _patched(self, event: Event) -> Event:
         name, ignore, args, kwargs, handler = event
@@ -119,9 +133,15 @@ class Claimant:
                 kwargs[key] = self._parent
         args = tuple(self._parent if isinstance(a, UUID) and a == self._stand_in else a for a in args)
         if isinstance(kwargs.get("metadata"), Mapping):
-            kwargs["metadata"] = {k: self._translate(k, v) for k, v in kwargs["metadata"].items()}
+            kwargs["metadata"] = {
+                k: self._translate(k, v)
+                for k, v in kwargs["metadata"].items()
+                if k not in self._old or v != self._old[k]
+            }
             for key, value in self._real.items():
                 kwargs["metadata"].setdefault(key, value)
+        if kwargs.get("tags") is not None and (self._new_tags or self._old_tags):
+            kwargs["tags"] = [*self._new_tags, *(t for t in kwargs["tags"] if t not in self._old_tags)]
         return name, ignore, tuple(self._rename(a) for a in args), kwargs, handler
 
     def _translate(self, key: str, value: Any) -> Any:

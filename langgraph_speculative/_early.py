@@ -73,6 +73,8 @@ class Early:
             key, glance = self.key(info, value, frame.snapshot.memo if frame.snapshot is not None else None)
         except (Opaque, RecursionError) as error:
             key, glance, reason = object(), object(), f"the input of {info.label!r} cannot be compared: {error}"
+        if not _compat.is_first_attempt(config):
+            key, glance = object(), object()  # it holds an answer: of use to its branch alone
         shared = self._ledger.share(info, own_step, key, set(used))
         if shared is not None:
             return shared
@@ -361,6 +363,8 @@ class Early:
             outer.halted = True
             self._session.stop(f"the input of {info.label!r} cannot be compared: {error}", info, frame.step)
             raise Barrier from None
+        if not _compat.is_first_attempt(request.runtime.config):
+            key, glance = object(), object()
         used = frame.used() | set(outer.leaves)
         own_step = _compat.step_of(request.runtime.config)
         own_step = frame.step if own_step is None else own_step

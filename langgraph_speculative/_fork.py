@@ -44,6 +44,9 @@ class Forks:
         child.known = frame.known
         self._session.report.forks += 1
         self._session.emit("fork", step=child.step)
+        if frame.pending is not None:  # an answer writes nothing: the node that has asked goes on with it
+            source.step += 1
+            return source
         writes = [_compat.made_writes(t) for t in frame.fixed]
         for ex, proposal, task in zip(frame.executions, choice, frame.tasks, strict=True):
             output = copy_value(ex.output if proposal is None else proposal.output)
@@ -55,9 +58,7 @@ class Forks:
     def _source(self, frame: Frame) -> _compat.Snapshot | None:
         """Copied channels of a superstep, or ``None`` if the run moved on meanwhile (it may run in other threads)."""
         loop = frame.loop
-        if not frame.is_real:
-            assert frame.snapshot is not None
-            held = frame.snapshot
+        if (held := frame.snapshot) is not None:
             return self._copied(held.channels, held.checkpoint, frame.step, None)
         if loop.step != frame.step:
             return None

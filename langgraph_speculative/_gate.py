@@ -48,6 +48,8 @@ class Gate:
         self._lock = threading.Lock()
         self._held: list[tuple[str, Any]] = []
         self._early: dict[str, Any] = dict(config.get("metadata") or {})
+        # Only what was run before its request had come has tags and metadata that the run may not have.
+        self._tags = list(config.get("tags") or ()) if _compat.is_of_wait(config) else None
         self._claimant: Claimant | None = None
         self._target: Claimant | None = None  # the claimant, once all that was held has been passed on
         # Stands for the node's own run, which only the claimant has. Not random: a branch draws no random numbers.
@@ -187,7 +189,7 @@ class Gate:
 
     def _bind(self, config: RunnableConfig, rename: Callable[[Any], Any]) -> Claimant | None:
         """Note the claimant, unless the pre-execution has been spoiled."""
-        target = Claimant(config, self._early, self._above, self.run_id, rename)
+        target = Claimant(config, self._early, self._above, self.run_id, rename, self._tags)
         with self._lock:
             if self.spoiled:
                 return None

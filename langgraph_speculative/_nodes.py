@@ -25,6 +25,7 @@ class LeafInfo:
         label: The node's path (``"outer|inner"``), for a tool followed by its name.
         step_bound: Whether its pre-execution serves only the superstep that it was made for.
         sync_only: Whether it blocks its thread in async runs too.
+        sees_request: Whether it may look at what changes with each request: config, runtime, ids.
         declaration: What more was said of its effect: scope, age, undo.
     """
 
@@ -34,6 +35,7 @@ class LeafInfo:
     reason: str
     step_bound: bool = True
     sync_only: bool = False
+    sees_request: bool = False
     declaration: Declaration | None = None
 
     def scopes(self, arguments: Any) -> Scopes:

@@ -103,6 +103,11 @@ def _recorder_type(sync: bool, v1: bool, v2: bool) -> Any:
     return type("_GateRecorder", tuple(bases), {})
 
 
+def marked_like(handlers: Sequence[Any]) -> Any:
+    """A class of recorders that ask models to stream exactly if these handlers do."""
+    return _recorder_type(True, *_compat.streaming_markers(handlers))
+
+
 def recorder(gate: Gate, handlers: Sequence[Any], sync: bool, only: Any = None) -> BaseCallbackHandler:
     """A handler that asks models to stream exactly if these do; it records for `only`, or for the run's handlers."""
     made: BaseCallbackHandler = _recorder_type(sync, *_compat.streaming_markers(handlers))(gate, only)

@@ -7,7 +7,7 @@ so that LangGraph and its tools see what they saw before: names, cache identifie
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
@@ -157,6 +157,7 @@ class Rewritten:
 
     nodes: dict[str, Any]
     infos: dict[str, NodeInfo]
+    start: NodeInfo = field(default_factory=lambda: NodeInfo(START, Effect.PURE, "none", "", name=START))
 
     def all_infos(self) -> Iterator[NodeInfo]:
         def walk(infos: Iterable[NodeInfo]) -> Iterator[NodeInfo]:
@@ -200,7 +201,18 @@ def rewrite(graph: CompiledStateGraph[Any, Any, Any, Any], declared: Declared, p
         for follower in infos if info.successors is None else info.successors:
             if follower in infos:
                 info.callable_tools |= infos[follower].tools
-    return Rewritten(nodes, infos)
+    return Rewritten(nodes, infos, _start(graph, declared))
+
+
+def _start(graph: Any, declared: Declared) -> NodeInfo:
+    """The node that writes the graph's input: what a person says is taken for its output."""
+    info = NodeInfo(START, Effect.UNDECLARED, "none", NOBODY, name=START)
+    info.effect = declared.default(NOBODY)[0].effect
+    node = graph.nodes.get(START)
+    info.routers = [_router(w, info, declared) for w in node.flat_writers if _compat.is_router(w)] if node else []
+    # Nobody's code runs there; its routers have inherited what is said of undeclared code.
+    info.effect = Effect.PURE
+    return info
 
 
 def _shell(graph: Any, name: str, node: Any, declared: Declared, prefix: str) -> tuple[NodeInfo, Any]:
@@ -273,7 +285,8 @@ def _leaf(info: NodeInfo, bound: Any, declared: Declared, path: str, metadata: F
     info.effect = info.declaration.effect
     info.sync_only = _compat.is_sync_only(bound)
     own_code = not (recognised is not None and recognised[0] is Effect.PURE)
-    info.step_bound = info.effect is not Effect.PURE or (own_code and _compat.takes_run_info(bound))
+    info.sees_request = own_code and _compat.takes_run_info(bound)
+    info.step_bound = info.effect is not Effect.PURE or info.sees_request
 
 
 def _tool_node(info: NodeInfo, bound: ToolNode, declared: Declared, path: str, metadata: Found | None) -> Any:
@@ -325,6 +338,7 @@ def _tool(tool: BaseTool, node: NodeInfo, bound: ToolNode, declared: Declared, w
         reason=reason,
         step_bound=injected,
         sync_only=_compat.is_sync_only_tool(tool),
+        sees_request=injected,
         node=node.label,
         name=tool.name,
         tool=tool,
@@ -374,7 +388,7 @@ def check_names(rewritten: Rewritten, declared: Declared, speculators: Mapping[s
     for argument, names, known in (
         ("effects", declared.effects, nodes | tools | routers | {"*"}),
         ("keys", declared.keys, nodes),
-        ("speculators", speculators, nodes),
+        ("speculators", [name for name in speculators if name != START], nodes),
     ):
         for name in names:
             if name not in rewritten.infos and len(paths := [i.label for i in infos if i.name == name]) > 1:

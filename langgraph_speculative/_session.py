@@ -47,6 +47,7 @@ from langgraph_speculative.report import Event, Report, Stop, Usage, tokens_in, 
 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
+    from langgraph_speculative._waiting import Turn, Wait
 
 _numbers = itertools.count(1)
 
@@ -63,6 +64,7 @@ class Session:
         learning: Tells Speculators what the run did.
         knowledge: What the graph's runs have taught the policy.
         max_concurrency: Calls of the run and early ones at the same time.
+        wait: The wait for a person that it speculates in, until a run comes.
     """
 
     def __init__(
@@ -77,13 +79,16 @@ class Session:
         learning: Learning | None = None,
         knowledge: Knowledge | None = None,
         max_concurrency: int | None = None,
+        wait: Wait | None = None,
     ) -> None:
         self.policy = policy
         self.owner = owner
         self.sync = sync
         self.loop = _scheduler.CONTROL.loop() if sync else asyncio.get_running_loop()
         self.number = next(_numbers)
-        self.report = Report(runs=1)
+        self.wait = wait
+        self.turn: Turn | None = None
+        self.report = Report(runs=1) if wait is None else Report(waits=1)
         self.ledger = Ledger()
         self.context = _compat.clean_context()
         self.broken = False
@@ -98,9 +103,20 @@ class Session:
         self._lock = threading.Lock()
         self._frames: dict[int, Frame] = {}
         self._saved = SavedTime()
+        self._stand_ins: dict[int, Any] = {}
         self._trackers = trackers
         self._learning = learning
         self._opened = time.monotonic()
+        if wait is None:
+            self.emit("run")
+
+    def go_on(self, trackers: tuple[Report, ...], max_concurrency: int | None) -> None:
+        """A run has come, after a wait: from now on this is its session."""
+        self.report.runs = 1
+        self._trackers, self._opened = trackers, time.monotonic()
+        self.concurrency = Concurrency(self, max_concurrency)
+        self.context = _compat.clean_context()
+        self.tree.in_context(self.context)
         self.emit("run")
 
     # --- bookkeeping --------------------------------------------------------------------------------------------
@@ -168,6 +184,16 @@ class Session:
 
     # --- the real run's steps -----------------------------------------------------------------------------------
 
+    def stands_behind(self, loop: Any, stand_in: Any, frame: Frame | None) -> None:
+        """The run's root loop is this one; the branches of the wait know it by its stand-in.
+
+        Args:
+            frame: The wait's, if the loop has come to the step after it.
+        """
+        self._stand_ins[id(loop)] = stand_in
+        if frame is not None:
+            self._frames[id(loop)] = frame
+
     def _frame_of(self, loop: Any) -> Frame:
         """The real frame of the running superstep; the first task of a step makes it."""
         frame = self._frames.get(id(loop))
@@ -178,7 +204,7 @@ class Session:
             if frame is not None and frame.step == loop.step:
                 return frame
             before = frame
-            frame = Frame(loop, loop.step, parent=None)
+            frame = Frame(self._stand_ins.get(id(loop), loop), loop.step, parent=None)
             tasks = list(loop.tasks.values())
             # Tasks whose writes come from a cache or from an earlier attempt at the step are not run.
             frame.fixed = [t for t in tasks if t.writes]
@@ -198,6 +224,8 @@ class Session:
         loop = _compat.loop_of(config)
         if loop is None:
             return None
+        if self.turn is not None:
+            self.turn.begin(self, loop, config)
         candidate = self.ledger.has(info)
         # The only task of its step, of which nothing is known and nothing to be guessed, needs no frame either.
         if not candidate and not info.speculate and not info.called and not info.lends and len(loop.tasks) == 1:
@@ -382,6 +410,8 @@ class Session:
         loop = _compat.loop_of(config)
         if loop is None:
             return None
+        if self.turn is not None:
+            self.turn.begin(self, loop, config)
         frame = self._frame_of(loop)
         ex = Execution(info, frame.step, frame, State.RUNNING, info.effect)
         ex.started = time.monotonic()
@@ -468,13 +498,24 @@ class Session:
 
     def _settle(self) -> None:
         report = self.report
-        report.wall = time.monotonic() - self._opened
+        report.wall = time.monotonic() - self._opened if report.runs else 0.0
+        if self.wait is not None:
+            report.waits_claimed = int(self.wait.is_claimed)
+            self.wait.forget()
         report.time_saved = self._saved.total
         self.emit("end", seconds=report.time_saved)
         self.valuation.close()
         for tracker in self._trackers:
             tracker.add(report)
         self._frames.clear()
+        self._stand_ins.clear()
+
+    def abort(self) -> None:
+        """End a wait that no run has come to (on its loop)."""
+        self.closed = True
+        self.ledger.shut()
+        self.tree.kill_all()
+        self._settle()
 
     async def aclose(self) -> None:
         """End an asynchronous run's speculation: no task is left but one that refuses to be cancelled."""

@@ -7,7 +7,9 @@ delay the real run: what may block goes to the pool, and whatever fails ends a b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -30,7 +32,7 @@ from langgraph_speculative._store import overlay_of
 from langgraph_speculative._values import Opaque, copy_value, freeze
 from langgraph_speculative._view import Barrier
 from langgraph_speculative._workers import Workers
-from langgraph_speculative.speculators._protocol import Guess
+from langgraph_speculative.speculators._protocol import NOTHING, Guess
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -52,6 +54,7 @@ class Tree:
         self._roots: dict[int, Frame] = {}
         self._outer: dict[str, Execution] = {}
         self.frames: WeakSet[Frame] = WeakSet()
+        self._answers: dict[Execution, Execution] = {}
 
     @property
     def is_active(self) -> bool:
@@ -179,6 +182,51 @@ class Tree:
                 self._kill(child)
             self._expand(frame)
 
+    # --- between turns ------------------------------------------------------------------------------------------
+
+    def wait(self, loop: Any, person: Execution, answer: Execution | None, step: int) -> None:
+        """Nobody runs: ask what a person says next, an input or the answer to a question.
+
+        Args:
+            loop: What stands in for the next run's.
+            step: The superstep that counts as committed.
+        """
+        for ex in (person, *([answer] if answer is not None else ())):
+            ex.asked = True
+            for frame in ex.frames:
+                self._roots[id(frame)] = frame
+                self.frames.add(frame)
+        if answer is not None:
+            self._answers[person] = answer
+        assert isinstance(person.info, NodeInfo)
+        self._window.advance(id(loop), step)
+        self._shadows.start(person, person.info)
+
+    def go_on(self, waiting: Iterable[Frame], said: Execution | None, output: Any, frozen: Any) -> None:
+        """A run has come, from what a person said."""
+        self._answers.clear()
+        for frame in waiting:
+            self._roots.pop(id(frame), None)
+            if said is None or frame not in said.frames:
+                self._prune_root(frame)
+            frame.over = True
+            for ex in frame.executions:
+                if ex.shadow is not None:
+                    ex.shadow.cancel()
+        if said is not None:
+            self.on_output(said, output, frozen)
+
+    def abandon(self, waiting: Iterable[Frame], dropped: Iterable[Execution], reason: str) -> None:
+        """A run has come that does not go on from here."""
+        self.go_on(waiting, None, None, None)
+        self._window.clear()
+        self.drop([*dropped, *self._ledger.discard(lambda _: True)], reason)
+        self._workers.cancel_all()
+
+    def in_context(self, context: Context) -> None:
+        """What starts from now on runs in copies of this context."""
+        self._workers.use(context)
+
     # --- guesses ------------------------------------------------------------------------------------------------
 
     def _consult(self, core: Execution, frame: Frame) -> None:
@@ -209,7 +257,13 @@ class Tree:
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         proposal = self._session.valuation.proposal(info, guess, core.guesses)
         core.guesses += 1
-        self._add(core, proposal, info)
+        if guess.resume is NOTHING:
+            self._add(core, proposal, info)
+        elif (answer := self._answers.get(core)) is not None:
+            answer.proposals.append(replace(proposal, output=guess.resume, frozen=freeze(guess.resume)))
+            self._expand(answer.frames[0])
+        else:
+            self._shadows.failed(info, core.step, ValueError("Guess(resume=...), but no question of its own is open"))
 
     def streamed(self, core: Execution, written: Callable[[], Any], info: NodeInfo) -> None:
         """What the Actor has written by now: a guess at its output, in the place of the one before."""
@@ -308,7 +362,10 @@ class Tree:
             if child.snapshot is None:
                 child.state = FrameState.DEAD
             else:
-                tasks = self._tasks_of(child)
+                pending: list[Any] = []
+                if frame.pending is not None and (said := choice[0]) is not None:
+                    pending = _compat.answered(frame.pending, said.output)
+                tasks = self._tasks_of(child, pending)
                 await self._look_up(child.loop, tasks)
                 self._run(child, tasks)
         except asyncio.CancelledError:
@@ -337,12 +394,12 @@ class Tree:
 
     # --- pre-execution ------------------------------------------------------------------------------------------
 
-    def _tasks_of(self, frame: Frame) -> list[Any]:
+    def _tasks_of(self, frame: Frame, pending: Sequence[Any] = ()) -> list[Any]:
         loop = frame.loop
         if frame.state is FrameState.DEAD or frame.snapshot is None or loop is None:
             return []
         config = _compat.offline(loop.config, write_custom, None)
-        return _compat.next_tasks(loop, frame.snapshot, config, overlay_of(loop.store, self._behind(frame)))
+        return _compat.next_tasks(loop, frame.snapshot, config, overlay_of(loop.store, self._behind(frame)), pending)
 
     def _run(self, frame: Frame, tasks: list[Any]) -> None:
         """Start the tasks of a forked superstep."""

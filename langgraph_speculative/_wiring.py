@@ -8,7 +8,7 @@ from typing import Any
 from langgraph_speculative import _compat, _nodes, _rewrite
 from langgraph_speculative._compat import CompiledStateGraph
 from langgraph_speculative._rewrite import NOBODY, Rewritten
-from langgraph_speculative.effects import skeleton_of
+from langgraph_speculative.effects import Effect, skeleton_of
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._draft import Draft, refusal
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Speculator, known_names
@@ -32,13 +32,23 @@ def check_graph(graph: Any) -> None:
     )
 
 
-def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator] | None, draft: Any) -> None:
+def assign(
+    rewritten: Rewritten, speculators: Mapping[str, Speculator] | None, draft: Any, *, between_turns: bool = False
+) -> None:
     """Give each node its Speculator, and find out which of them could gain anything.
 
     Model nodes of prebuilt agents get `Stream` beside it, unless `speculators` is empty.
     """
     infos = list(rewritten.all_infos())
     for name, speculator in (speculators or {}).items():
+        if name == _rewrite.START:
+            if not between_turns:
+                raise SpeculationError(
+                    f"speculators[{name!r}] guesses what a person says next, while the graph waits for it: "
+                    "say for how long, with Policy(between_turns=BetweenTurns(seconds=30))."
+                )
+            _give(rewritten.start, speculator)
+            continue
         own = rewritten.infos.get(name)
         # A name that may be several nodes has been refused.
         info = own or next(i for i in infos if name in (i.label, i.name))
@@ -55,6 +65,10 @@ def assign(rewritten: Rewritten, speculators: Mapping[str, Speculator] | None, d
     if draft is not None:
         _assign_draft(rewritten, draft)
     _mark_useful(rewritten.infos, ends=False)
+    # An answer may lead anywhere, so it is worth asking for if anything in the graph may run early between turns.
+    leaves: list[_nodes.LeafInfo] = [leaf for info in infos for leaf in (info, *info.tools.values())]
+    useful = any(leaf.effect in (Effect.PURE, Effect.READ) for leaf in leaves)
+    rewritten.start.speculate = rewritten.start.speculator is not None and useful
 
 
 def _give(info: _nodes.NodeInfo, speculator: Speculator) -> None:
@@ -117,7 +131,8 @@ def _assign_draft(rewritten: Rewritten, draft: Any) -> None:
 def why_inactive(rewritten: Rewritten) -> str:
     rows = rewritten.table().undeclared()
     undeclared = [r.name for r in rows]
-    if not any(i.speculator is not None or i.stream is not None for i in rewritten.all_infos()):
+    known = (rewritten.start, *rewritten.all_infos())
+    if not any(i.speculator is not None or i.stream is not None for i in known):
         return "speculation is inactive: no node has a Speculator; pass draft= or speculators=."
     named = f" Undeclared: {known_names(undeclared)}." if undeclared else ""
     named += "".join(f" {r.name!r}: {r.reason}." for r in rows if r.reason != NOBODY)

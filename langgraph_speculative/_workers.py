@@ -30,12 +30,16 @@ class Workers:
         failed: Callable[[BaseException], None],
     ) -> None:
         self._loop = loop
-        self._context = context
-        context.run(_scheduler.OWNER.set, owner)
         self._owner = owner
+        self.use(context)
         self._failed = failed
         self._tasks: set[asyncio.Task[Any]] = set()
         self._kept: set[asyncio.Task[Any]] = set()
+
+    def use(self, context: Context) -> None:
+        """Run what starts from now on in copies of this context."""
+        context.run(_scheduler.OWNER.set, self._owner)
+        self._context = context
 
     def __bool__(self) -> bool:
         return bool(self._tasks)

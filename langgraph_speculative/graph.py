@@ -28,6 +28,7 @@ from langgraph_speculative._recovery import Recovery, recover
 from langgraph_speculative._rewrite import Declared, Rewritten
 from langgraph_speculative._session import Session
 from langgraph_speculative._view import INSIDE, KEY, View
+from langgraph_speculative._waiting import Turn, Wait, Waits
 from langgraph_speculative.effects import Effect, EffectTable
 from langgraph_speculative.errors import SpeculationError, SpeculationInactiveWarning, UntestedLangGraphWarning
 from langgraph_speculative.journal import Journal, journal_of
@@ -55,8 +56,16 @@ class _Speculation:
         self.memory = None if store is None else Memory(store, name, self.knowledge, self, self.report)
         self._journal: Journal | None = None
         self._learning = Learning(self, self.report)
-        self.is_active = any(i.speculate or i.called for i in rewritten.all_infos())
+        self.is_active = any(i.speculate or i.called for i in (rewritten.start, *rewritten.all_infos()))
         self.closed = False
+        self.waits: Waits | None = None
+        if policy.between_turns is not None and rewritten.start.speculate:
+            self.waits = Waits(
+                policy.between_turns,
+                rewritten.start,
+                self._learning,
+                lambda sync, wait: self._session(self.policy, sync, wait=wait),
+            )
 
     def mode(self, config: RunnableConfig | None) -> str:
         """The mode of one request: the environment's switch, the request's own, the policy's."""
@@ -71,28 +80,47 @@ class _Speculation:
             raise SpeculationError(f"config metadata 'speculation' is {own!r}; it must be one of {', '.join(MODES)}.")
         return str(own)
 
-    def open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+    def open(self, config: RunnableConfig | None, *, sync: bool, thread: str = "", given: Any = None) -> Session | None:
         """A session for a run, or ``None`` where the run is plain, or a part of a run that has one."""
         mode = self.mode(config)
-        if mode == "off" or not self.is_active or self.closed or (sync and _scheduler.CONTROL.is_current_thread()):
+        if not self.is_active or self.closed or (sync and _scheduler.CONTROL.is_current_thread()):
             return None
         for where in (config, _compat.var_child_runnable_config.get()):
             view = ((where or {}).get(CONF) or {}).get(KEY)
             if view is INSIDE or (view is not None and view.session is not None and self._shares(view, sync)):
                 return None
+        if mode != "on":
+            self.moved(thread)
+        if mode == "off":
+            return None
         if self.memory is not None:
             self.memory.load()
         policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
+        beside = (config or {}).get("max_concurrency")
+        if self.waits is None or mode != "on" or not thread:
+            return self._session(policy, sync, beside)
+        session = self.waits.take(thread, sync=sync)
+        if session is None:
+            session = self._session(policy, sync, beside)
+        else:
+            session.go_on(self._trackers(), beside)
+        session.turn = Turn(thread, given)
+        return session
+
+    def _session(
+        self, policy: Policy, sync: bool, max_concurrency: int | None = None, wait: Wait | None = None
+    ) -> Session:
         return Session(
             policy,
             self,
             sync=sync,
-            trackers=self._trackers(),
+            trackers=self._trackers() if wait is None else (self.report,),
             limits=self.limits,
             journal=self.journal,
             learning=self._learning,
             knowledge=self.knowledge,
-            max_concurrency=(config or {}).get("max_concurrency"),
+            max_concurrency=max_concurrency,
+            wait=wait,
         )
 
     def place(self, config: RunnableConfig | None) -> Place | None:
@@ -111,10 +139,21 @@ class _Speculation:
     def _trackers(self) -> tuple[Report, ...]:
         return (self.report, *(report for owner, report in _trackers.get() if owner is self))
 
-    def ended(self) -> None:
-        """A run has ended."""
+    def ended(self, session: Session, *, well: bool) -> None:
+        """A run has ended: what was learned is kept, and after one without an error a person may be waited for."""
         if self.memory is not None:
             self.memory.save()
+        if self.waits is None or self.closed or not well:
+            return
+        try:
+            self.waits.after(session)
+        except Exception as error:
+            self.report.errors.append(f"nothing is guessed between turns: {error!r}")
+
+    def moved(self, thread: str) -> None:
+        """A thread goes on, and not from where it waits."""
+        if self.waits is not None:
+            self.waits.moved(thread)
 
     def journal(self) -> Journal:
         """What early actions are written down in; opened when the first one is."""
@@ -122,12 +161,15 @@ class _Speculation:
             self._journal = journal_of(self.policy.journal)
         return self._journal
 
-    def close(self) -> None:
+    def close(self) -> list[Wait]:
+        """End speculation; the waits that are still to end."""
         self.closed = True
         if self.memory is not None:
             self.memory.save(at_once=True)
+        waits = [] if self.waits is None else self.waits.close()
         if self._journal is not None:
             self._journal.shut()
+        return waits
 
     @staticmethod
     def _shares(view: View, sync: bool) -> bool:
@@ -179,22 +221,24 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As in LangGraph; opens a session for the run."""
         place = self._place(config)
         with place or nullcontext():
-            session = self._open(config, sync=True) if place is None or place.speculates else None
+            session = self._open(config, sync=True, given=input) if place is None or place.speculates else None
             if session is None:
                 yield from super().stream(input, config, **kwargs)
                 return
             run = super().stream(input, self._config_for(config, session), **kwargs)
+            well = False
             try:
                 yield from run
+                well = True
             finally:
                 session.close()
-                self._speculation.ended()
+                self._speculation.ended(session, well=well)
 
     async def astream(self, input: Any, config: RunnableConfig | None = None, **kwargs: Any) -> AsyncIterator[Any]:
         """As in LangGraph; opens a session for the run."""
         place = self._place(config)
         with place or nullcontext():
-            session = self._open(config, sync=False) if place is None or place.speculates else None
+            session = self._open(config, sync=False, given=input) if place is None or place.speculates else None
             run: Any
             if session is None:
                 run = super().astream(input, config, **kwargs)
@@ -205,15 +249,17 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
                     await run.aclose()
                 return
             run = super().astream(input, self._config_for(config, session), **kwargs)
+            well = False
             try:
                 async for chunk in run:
                     yield chunk
+                well = True
             finally:
                 try:
                     await run.aclose()
                 finally:
                     await session.aclose()
-                    self._speculation.ended()
+                    self._speculation.ended(session, well=well)
 
     def _place(self, config: RunnableConfig | None) -> Place | None:
         if not self._speculation.groups.is_active:
@@ -239,11 +285,25 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
                 merged[part] = {**(given.get(part) or {}), key: below}
         return merged
 
-    def _open(self, config: RunnableConfig | None, *, sync: bool) -> Session | None:
+    def bulk_update_state(self, config: RunnableConfig, supersteps: Any) -> RunnableConfig:
+        """As in LangGraph; what was guessed about the thread is dropped."""
+        self._speculation.moved(self._thread(config))
+        return super().bulk_update_state(config, supersteps)
+
+    async def abulk_update_state(self, config: RunnableConfig, supersteps: Any) -> RunnableConfig:
+        """As in LangGraph; what was guessed about the thread is dropped."""
+        self._speculation.moved(self._thread(config))
+        return await super().abulk_update_state(config, supersteps)
+
+    def _thread(self, config: RunnableConfig | None) -> str:
+        return _compat.thread_of(config, self.config, _compat.var_child_runnable_config.get())
+
+    def _open(self, config: RunnableConfig | None, *, sync: bool, given: Any = None) -> Session | None:
         if self._lacks_thread(config):
             return None
         try:
-            return self._speculation.open(self._with_own(config), sync=sync)
+            own = self._with_own(config)
+            return self._speculation.open(own, sync=sync, thread=self._thread(config), given=given)
         except SpeculationError:
             raise
         except Exception as error:  # fail open: the run is plain
@@ -303,6 +363,11 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """End speculation for this graph and its copies, and let go of the journal: later runs are plain."""
         self._speculation.close()
 
+    async def aclose(self) -> None:
+        """As `close`; returns when nothing that went on between turns is left on this event loop."""
+        for wait in self._speculation.close():
+            await wait.gone()
+
     def __enter__(self) -> SpeculativeGraph:
         return self
 
@@ -313,7 +378,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self.aclose()
 
     # --- drawing ------------------------------------------------------------------------------------------------
 
@@ -459,9 +524,16 @@ def _wrap(
     declared = Declared(effects or {}, keys or {}, trusted, frozenset(graph.nodes))
     rewritten = _rewrite.rewrite(graph, declared)
     _rewrite.check_names(rewritten, declared, speculators or {})
-    _wiring.assign(rewritten, speculators, draft)
+    _wiring.assign(rewritten, speculators, draft, between_turns=policy.between_turns is not None)
     own_kind: Any = type(graph)
     kind = _speculative_kind(own_kind)
+    if policy.between_turns is not None and rewritten.start.speculator is None:
+        warnings.warn(
+            "between_turns does nothing without a Speculator of what a person says next: "
+            "pass speculators={START: ...}, with START from langgraph.graph.",
+            SpeculationInactiveWarning,
+            stacklevel=3,
+        )
     fast = object.__new__(kind)
     fast.__dict__.update(vars(graph), nodes=rewritten.nodes)
     fast._speculation = _Speculation(dict(graph.nodes), rewritten, policy, graph.name)

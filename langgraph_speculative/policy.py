@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from langgraph.store.base import BaseStore
 
+from langgraph_speculative.between_turns import BetweenTurns
 from langgraph_speculative.budget import Budget, Price, check_prices, is_amount
 from langgraph_speculative.errors import SpeculationError
 
@@ -50,6 +51,7 @@ class Policy:
         rollback_attempts: Times that an undo or abort is called before it counts as failed.
         rollback_backoff: Seconds before it is called again; doubled each time.
         rollback_timeout: Seconds after which one action's rollback, the end of its code included, counts as failed.
+        between_turns: Go on while the graph waits for a person, within these limits; ``None`` is not to.
 
     Raises:
         SpeculationError: A number below its minimum, or an unknown mode.
@@ -75,6 +77,7 @@ class Policy:
     rollback_attempts: int = 4
     rollback_backoff: float = 0.1
     rollback_timeout: float = 30.0
+    between_turns: BetweenTurns | None = None
 
     def __post_init__(self) -> None:
         for name in ("breadth", "depth", "max_in_flight", "max_speculators", "rollback_attempts"):
@@ -114,6 +117,8 @@ class Policy:
             function = getattr(self, name)
             if function is not None and not callable(function):
                 raise SpeculationError(f"Policy({name}={function!r}): it is not callable.")
+        if not isinstance(self.between_turns, BetweenTurns | None):
+            raise SpeculationError(f"Policy(between_turns={self.between_turns!r}): pass a BetweenTurns(...).")
         for hook in self.hooks:
             if not callable(hook):
                 raise SpeculationError(f"Policy(hooks=...): {hook!r} is not callable.")

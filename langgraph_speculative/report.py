@@ -12,7 +12,7 @@ from langgraph_speculative._groups import Holdout
 from langgraph_speculative._node_stats import NodeStats, merge_nodes
 
 EventKind = Literal[
-    "run", "guess", "hit", "miss", "fork", "launch", "claim", "discard", "rollback", "stop", "error", "end"
+    "run", "guess", "hit", "miss", "fork", "launch", "claim", "discard", "rollback", "stop", "error", "end", "wait"
 ]
 
 
@@ -76,6 +76,8 @@ _COUNTERS = (
     "early_irreversible_calls",
     "rolled_back",
     "rollback_failures",
+    "waits",
+    "waits_claimed",
 )
 
 
@@ -99,6 +101,8 @@ class Report:
             entered. Any other number than 0 is a bug of this library.
         rolled_back: Early actions that were undone or aborted.
         rollback_failures: Early actions that could not be, each told to the policy's `on_rollback_failure`.
+        waits: Times that speculation went on while the graph waited for a person.
+        waits_claimed: Those of them from which the next run took something over.
         rollback_wait: Seconds that calls of the runs waited for the rollback of early actions of overlapping scope.
         wall: Seconds that the runs took.
         time_saved: Seconds saved, measured per superstep against when the same calls would have ended had each
@@ -124,6 +128,8 @@ class Report:
     early_irreversible_calls: int = 0
     rolled_back: int = 0
     rollback_failures: int = 0
+    waits: int = 0
+    waits_claimed: int = 0
     rollback_wait: float = 0.0
     wall: float = 0.0
     time_saved: float = 0.0

@@ -123,6 +123,7 @@ def check_same_run(
         plain = _runs(graph_factory(), several, own, kwargs)
         fast = wrap(graph_factory())
         observed = _runs(fast, several, own, kwargs)
+        fast.close()
     else:
 
         async def both() -> tuple[list[Run], list[Run], SpeculativeGraph]:

@@ -115,6 +115,8 @@ COUNTERS = {
     "early_irreversible_calls": 12,
     "rolled_back": 13,
     "rollback_failures": 14,
+    "waits": 15,
+    "waits_claimed": 16,
 }
 
 

@@ -15,6 +15,7 @@ from langgraph_speculative import Effect, Policy, Report, SpeculativeGraph, spec
 def test_exports() -> None:
     assert set(langgraph_speculative.__all__) == {
         "Action",
+        "BetweenTurns",
         "Budget",
         "CommitRefused",
         "Effect",

@@ -566,7 +566,11 @@ def test_what_is_held_is_passed_on_as_it_is_where_it_cannot_be_renamed() -> None
 
 def speculation(mode: Any = "on", *, useful: bool = True) -> _Speculation:
     infos = [node(speculate=useful)]
-    return _Speculation({}, SimpleNamespace(all_infos=lambda: infos), Policy(mode=mode))  # type: ignore[arg-type]
+    return _Speculation(
+        {},
+        SimpleNamespace(all_infos=lambda: infos, start=SimpleNamespace(speculate=False, called=False)),
+        Policy(mode=mode),
+    )  # type: ignore[arg-type]
 
 
 def asking(own: Any) -> Any:

@@ -30,6 +30,8 @@ COUNTERS = [
     "early_irreversible_calls",
     "rolled_back",
     "rollback_failures",
+    "waits",
+    "waits_claimed",
 ]
 TIMES = ["wall", "time_saved"]
 

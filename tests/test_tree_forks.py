@@ -110,7 +110,7 @@ async def test_a_fork_that_is_made_is_run_with_what_the_cache_holds() -> None:
     async def look_up(loop: Any, tasks: Any) -> None:
         order.append(("look up", loop, tasks))
 
-    own.tree._tasks_of = lambda frame: ["task"]  # type: ignore[method-assign,list-item]
+    own.tree._tasks_of = lambda *_: ["task"]  # type: ignore[method-assign]
     own.tree._look_up = look_up  # type: ignore[method-assign]
     own.tree._run = lambda frame, tasks: order.append(("run", frame, tasks))  # type: ignore[method-assign]
     await fork

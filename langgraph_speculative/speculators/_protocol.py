@@ -3,6 +3,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from langchain_core.runnables import RunnableConfig
@@ -22,6 +23,14 @@ NO_GUESS = _NoGuess()
 """The output of a `Guess` that proposes none: asking has cost tokens, and came to nothing."""
 
 
+class Nothing(Enum):
+    NOTHING = auto()
+
+
+NOTHING = Nothing.NOTHING
+"""Stands for no value, where ``None`` is one."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """A proposed output of a node.
@@ -31,19 +40,24 @@ class Guess:
         confidence: Probability in [0, 1] that it is right.
         source: Who guessed it, where a Speculator asks several others.
         usage: Tokens that asking has cost, by model. Where one question gave several guesses, the first one says it.
+        usage: Tokens that the guess has cost, by model.
+        resume: For `START`, instead of an output: the answer to the question that the graph has asked with `interrupt`.
 
     Raises:
-        SpeculationError: A confidence outside [0, 1].
+        SpeculationError: A confidence outside [0, 1], or not exactly one of `output` and `resume`.
     """
 
-    output: Any
+    output: Any = NOTHING
     confidence: float = 1.0
     source: str = ""
     usage: Mapping[str, int] = field(default_factory=dict, hash=False, compare=False)
+    resume: Any = field(default=NOTHING, kw_only=True)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
             raise SpeculationError(f"Guess(confidence={self.confidence!r}): must be between 0 and 1.")
+        if (self.output is NOTHING) is (self.resume is NOTHING):
+            raise SpeculationError("Guess(...): give an output, or resume= for the answer to an interrupt.")
 
 
 class BaseSpeculator:
