@@ -98,6 +98,8 @@ class Frame:
         self.lent: tuple[Execution, Proposal] | None = None
         # Where its one execution is a person who answers a question: the writes that wait with it.
         self.pending: list[Any] | None = None
+        # In the step after that: these writes, and the answer.
+        self.answered: Sequence[Any] = ()
         self.fixed: list[Any] = []
         self.expected = 0
         self.over = False

@@ -7,7 +7,7 @@ delay the real run: what may block goes to the pool, and whatever fails ends a b
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import replace
 from functools import partial
@@ -362,10 +362,9 @@ class Tree:
             if child.snapshot is None:
                 child.state = FrameState.DEAD
             else:
-                pending: list[Any] = []
                 if frame.pending is not None and (said := choice[0]) is not None:
-                    pending = _compat.answered(frame.pending, said.output)
-                tasks = self._tasks_of(child, pending)
+                    child.answered = _compat.answered(frame.pending, said.output)
+                tasks = self._tasks_of(child)
                 await self._look_up(child.loop, tasks)
                 self._run(child, tasks)
         except asyncio.CancelledError:
@@ -394,12 +393,13 @@ class Tree:
 
     # --- pre-execution ------------------------------------------------------------------------------------------
 
-    def _tasks_of(self, frame: Frame, pending: Sequence[Any] = ()) -> list[Any]:
+    def _tasks_of(self, frame: Frame) -> list[Any]:
         loop = frame.loop
         if frame.state is FrameState.DEAD or frame.snapshot is None or loop is None:
             return []
         config = _compat.offline(loop.config, write_custom, None)
-        return _compat.next_tasks(loop, frame.snapshot, config, overlay_of(loop.store, self._behind(frame)), pending)
+        store = overlay_of(loop.store, self._behind(frame))
+        return _compat.next_tasks(loop, frame.snapshot, config, store, frame.answered)
 
     def _run(self, frame: Frame, tasks: list[Any]) -> None:
         """Start the tasks of a forked superstep."""

@@ -136,12 +136,8 @@ class Wait:
 
     def start(self) -> None:
         """Begin, off the run's path."""
-        session = self.session
         self._tell("opened")
-        if session.sync:
-            session.loop.call_soon_threadsafe(self._start)
-        else:
-            self._start()  # at once: a loop that is about to end cancels the tasks that it has
+        self.session.post(self._start)
 
     def _start(self) -> None:
         with self._lock:

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from operator import add
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, TypedDict
 
@@ -192,6 +193,7 @@ async def other_user(fast: Any) -> RunnableConfig:
 
 async def moved_by_update(fast: Any) -> RunnableConfig:
     await fast.aupdate_state(on("a", user="u"), {"messages": [AIMessage("By the way.")]})
+    assert not waits_of(fast)
     return on("a", user="u")
 
 
@@ -202,7 +204,7 @@ async def moved_by_others(fast: Any) -> RunnableConfig:
 
 async def in_the_past(fast: Any) -> RunnableConfig:
     states = [s async for s in fast.aget_state_history(on("a"))]
-    return states[1].config
+    return {"configurable": {**states[1].config["configurable"], "user": "u"}}
 
 
 @pytest.mark.parametrize("elsewhere", [other_thread, other_user, moved_by_update, moved_by_others, in_the_past])
@@ -257,7 +259,7 @@ async def test_a_request_has_ids_of_its_own() -> None:
         for graph, into in ((plain, plains), (fast, ours)):
             await events(graph, into, 1, "a hat")
             if graph is fast:
-                await shop.waited()
+                await shop.waited(2)  # the plain graph has called it, too
             await events(graph, into, 2, "and shoes")
         assert fast.report().waits_claimed == 1
     assert ours == plains
@@ -346,10 +348,13 @@ async def test_tokens(tokens: int | None, models: int) -> None:
         assert len(shop.watch.of("launch", "model")) == models
 
 
-async def test_only_pure_and_read() -> None:
+async def test_only_pure_and_read(tmp_path: Path) -> None:
     shop = Shop()
     undone: list[Any] = []
-    async with shop.fast(effects={"look": reversible(undone.append)}) as fast:
+    effects = {"look": reversible(undone.append)}
+    between = BetweenTurns(tokens=0)
+    policy = Policy(depth=3, hooks=(shop.watch,), journal=str(tmp_path / "journal"), between_turns=between)
+    async with shop.fast(effects=effects, policy=policy) as fast:
         await fast.ainvoke(said("a hat"), on("a"))
         await shop.watch.saw("stop:tools", count=1).wait()
         assert shop.tally["look shoes"] == 0
@@ -507,6 +512,29 @@ async def test_another_answer_claims_nothing(probe: Any) -> None:
         assert len(probe.watch.of("miss", START)) == 1
 
 
+async def test_answers_are_guessed_beside_each_other(probe: Any) -> None:
+    async def person(state: Any) -> Any:
+        if "__interrupt__" in state:
+            return [Guess(resume="red", confidence=0.6), Guess(resume="blue", confidence=0.4)]
+        return None
+
+    fast = speculative(
+        asking(probe.tally).compile(checkpointer=InMemorySaver()),
+        speculators={START: person},
+        effects={"ask": "pure", "find": "read", "tell": "pure"},
+        policy=Policy(depth=3, breadth=2, hooks=(probe.watch,), between_turns=BetweenTurns(calls=9)),
+    )
+    async with fast:
+        await fast.ainvoke({"words": ["hi"]}, on("a"))
+        await probe.tally.reached("find red").wait()
+        await probe.tally.reached("find blue").wait()
+        await probe.watch.saw("launch:tell", count=2).wait()
+        out = await fast.ainvoke(Command(resume="blue"), on("a"))
+        assert out == {"words": ["hi", "blue", "found blue", "told"]}
+        assert probe.tally["find blue"] == 1
+        assert fast.report().waits_claimed == 1
+
+
 async def test_an_answer_is_never_claimed_where_it_was_given(probe: Any) -> None:
     """A tool that asks is run early with the guessed answer; the same call of the next turn has to ask again."""
     answered: list[Any] = []
@@ -524,14 +552,14 @@ async def test_an_answer_is_never_claimed_where_it_was_given(probe: Any) -> None
 
     fast = speculative(
         create_agent(ScriptedModel(script=model), [order], checkpointer=InMemorySaver()),
-        speculators={START: lambda state: Guess(resume="yes") if "__interrupt__" in state else said("again")},
+        speculators={START: lambda state: [Guess(resume="yes"), Guess(resume="maybe")] * ("__interrupt__" in state)},
         effects={"order": "read"},
-        policy=Policy(depth=3, hooks=(probe.watch,), between_turns=BetweenTurns()),
+        policy=Policy(depth=3, breadth=2, hooks=(probe.watch,), between_turns=BetweenTurns()),
     )
     async with fast:
         await fast.ainvoke(said("a hat"), on("a"))
-        await probe.watch.saw("launch:model", count=1).wait()
-        assert answered == ["yes"]
+        await probe.watch.saw("launch:model", count=2).wait()
+        assert sorted(answered) == ["maybe", "yes"]
         out = await fast.ainvoke(Command(resume="no"), on("a"))
         assert out["messages"][-1].content == "hat: no"
         out = await fast.ainvoke(said("again"), on("a"))
