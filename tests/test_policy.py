@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import operator
 from typing import Annotated, Any, TypedDict
 
@@ -283,3 +284,31 @@ def test_guessed_prose_costs_three_model_calls_and_its_tool_calls_go_on(world: W
     assert 1 <= launched <= TRIALS
     assert nodes["model"].claimed == nodes["model"].hits == 0
     assert nodes["model"].closed == {"'model' costs, and guesses at 'model' have not matched": runs - launched}
+
+
+async def test_the_latest_early_call_makes_room_for_a_real_one() -> None:
+    """Two calls at the same time: while an early b stands on a wrong guess, the run begins its own b and c."""
+    watch = Watch()
+    never = asyncio.Event()
+
+    async def a(state: State) -> Any:
+        await watch.saw("launch", "b").wait()
+        return {"x": 1}
+
+    async def b(state: State) -> Any:
+        await (watch.saw("discard", "b").wait() if state["x"] == 1 else never.wait())
+        return {}
+
+    async def c(state: State) -> Any:
+        await watch.saw("discard", "b").wait()
+        return {}
+
+    builder = chain(State, a, b)
+    builder.add_node("c", c)
+    builder.add_edge("a", "c")
+    fast = speculative(
+        builder.compile(), speculators={"a": lambda s: {"x": 2}}, effects={"b": "pure"}, policy=Policy(hooks=(watch,))
+    )
+    assert await fast.ainvoke({"x": 0}, {"max_concurrency": 2}) == {"x": 1, "log": []}
+    (discarded,) = watch.of("discard", "b")
+    assert discarded.detail == "max_concurrency: the run needs the room"
