@@ -24,6 +24,7 @@ from langgraph.types import Command, interrupt
 
 from langgraph_speculative import (
     BetweenTurns,
+    Event,
     Guess,
     Policy,
     SpeculationError,
@@ -446,6 +447,32 @@ async def test_a_run_that_does_not_speculate_moves_the_thread() -> None:
         await fast.ainvoke(said("and shoes"), {**on("a"), "metadata": {"speculation": "off"}})
         assert not waits_of(fast)
         assert shop.tally["look shoes"] == 2
+
+
+async def test_a_checkpointer_that_cannot_be_read_is_an_entry_in_the_report() -> None:
+    class Broken(InMemorySaver):
+        is_broken = False
+
+        async def aget_tuple(self, config: Any) -> Any:
+            if self.is_broken:
+                raise OSError("gone")
+            return await super().aget_tuple(config)
+
+    saver = Broken()
+    shop = Shop(saver=saver)
+
+    def breaks(event: Event) -> None:
+        if event.kind == "wait":
+            saver.is_broken = event.detail == "opened"
+
+    policy = Policy(depth=3, hooks=(breaks, shop.watch), between_turns=BetweenTurns(tokens=0))
+    async with shop.fast(policy=policy) as fast:
+        await fast.ainvoke(said("a hat"), on("a"))
+        await shop.watch.saw("wait", count=2).wait()
+        assert not shop.asked
+        assert any("OSError" in e for e in fast.report().errors)
+        out = await fast.ainvoke(said("and shoes"), on("a"))
+        assert out["messages"][-1].content == "It is a shoes."
 
 
 # --- the synchronous world --------------------------------------------------------------------------------------
