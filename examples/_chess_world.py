@@ -176,6 +176,10 @@ class Recorded:
     def __len__(self) -> int:
         return len(self.moves)
 
+    def first(self, plies: int) -> Recorded:
+        """Its first plies."""
+        return Recorded(self.moves[:plies], self.calls[:plies], self.guesses[:plies], self.guessing[:plies])
+
     def hits(self, breadth: int) -> list[bool]:
         """Whether one of the first `breadth` guesses at each ply is right."""
         return [move in guesses[:breadth] for move, guesses in zip(self.moves, self.guesses, strict=True)]
@@ -236,7 +240,7 @@ def recorded_games(file: Path, plies: int, scale: float = SCALE) -> list[Recorde
 
 
 def remembering(player: Player) -> Player:
-    """Answers a position that it has seen as it did before, and as slowly: so two games with a model can be compared."""
+    """Answers a position that it has seen as before, and as slowly: so two games with a model can be compared."""
     known: dict[tuple[str, ...], tuple[str, float]] = {}
 
     async def play(moves: Sequence[str]) -> str:

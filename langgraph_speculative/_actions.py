@@ -289,7 +289,11 @@ class Actions:
         ex = own.execution
         if ex.task is not None:
             await ex.wait_over(self._ledger.lock)
-        if ex.state in (State.RUNNING, State.FINISHED, State.FAILED):  # a real call is in its way: nobody has counted it
+        if ex.state in (
+            State.RUNNING,
+            State.FINISHED,
+            State.FAILED,
+        ):  # in a real call's way: not counted yet
             self._session.report.discarded += 1
             self._session.emit("discard", ex.info, ex.step, "taken back")
         ex.state = State.DISCARDED
