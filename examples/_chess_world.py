@@ -62,7 +62,7 @@ class Engines:
     """
 
     def __init__(self) -> None:
-        self._all: list[chess.engine.UciProtocol] = []
+        self._all: list[tuple[asyncio.SubprocessTransport, chess.engine.UciProtocol]] = []
         self._free: list[chess.engine.UciProtocol] = []
         self._waiting: list[tuple[int, int, asyncio.Future[chess.engine.UciProtocol]]] = []
         self._order = itertools.count()
@@ -70,8 +70,8 @@ class Engines:
 
     async def start(self, program: str) -> None:
         """Start one more."""
-        _, engine = await chess.engine.popen_uci(program)
-        self._all.append(engine)
+        transport, engine = await chess.engine.popen_uci(program)
+        self._all.append((transport, engine))
         await engine.configure({"Threads": 1, "Hash": 16})  # one thread: the same nodes give the same move
         self._give(engine)
 
@@ -117,8 +117,9 @@ class Engines:
     async def close(self) -> None:
         """End all processes, once their searches have ended."""
         await asyncio.gather(*self._searches, return_exceptions=True)
-        for engine in self._all:
+        for transport, engine in self._all:
             await engine.quit()
+            transport.close()
 
 
 @asynccontextmanager

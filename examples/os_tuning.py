@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import math
 import operator
 import random
 import statistics
@@ -36,6 +35,9 @@ from langgraph_speculative.experimental import overwrite
 THINKING = 10.0
 """Seconds of a decision, as long as the paper's Actor deliberates: an injected wait around a quick optimiser."""
 
+STARTS = 10
+"""Random settings to begin with."""
+
 QUICK_AHEAD = 24
 """Steps ahead: two for each second of a decision, and some to spare."""
 
@@ -48,22 +50,21 @@ class Tuning(TypedDict):
 
 
 def optimiser(log: Sequence[dict[str, float]], seed: int) -> float:
-    """Bayesian optimisation (a Gaussian process) over the logarithm of the slice, from all that the run has measured.
+    """Optuna's sampler (TPE) over the logarithm of the slice, from all that the run has measured.
 
-    It starts with three random settings. A function of its arguments alone.
+    It starts with as many random settings as Optuna does, but no two alike. A function of its arguments alone.
     """
-    from bayes_opt import BayesianOptimization
+    import optuna
 
-    if len(log) < 3:
-        return random.Random(seed).sample(GRID, 3)[len(log)]
-    bounds = {"x": (0.0, len(GRID) - 1.0)}
-    search = BayesianOptimization(f=None, pbounds=bounds, random_state=seed + len(log), verbose=0)
-    for setting in sorted({entry["slice"] for entry in log}):
-        costs = [entry["cost"] for entry in log if entry["slice"] == setting]
-        search.register({"x": float(GRID.index(setting))}, target=-math.log(statistics.median(costs)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the fit's own, about few points
-        return GRID[round(search.suggest()["x"])]
+    if len(log) < STARTS:
+        return random.Random(seed).sample(GRID, STARTS)[len(log)]
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    knob = {"slice": optuna.distributions.IntDistribution(0, len(GRID) - 1)}
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(n_startup_trials=0, seed=seed + len(log)))
+    for entry in log:
+        params = {"slice": GRID.index(entry["slice"])}
+        study.add_trial(optuna.create_trial(params=params, distributions=knob, value=entry["cost"]))
+    return GRID[study.ask(knob).params["slice"]]
 
 
 def build(place: World, *, thinking: float = THINKING, seed: int = 1) -> Any:
@@ -150,8 +151,8 @@ async def run(options: argparse.Namespace, console: Console) -> None:
         else:
             place = await stack.enter_async_context(world.sysbench())
             console.print(f"Workload: {' '.join(world.COMMAND)}, slices through sched_setattr(2)", soft_wrap=True)
-        console.print(f"Actor: Bayesian optimisation, answers after {options.thinking:g} s (injected wait)")
-        import_module("bayes_opt")  # or the first decision would take longer than the others
+        console.print(f"Actor: Optuna, answers after {options.thinking:g} s (injected wait)")
+        import_module("optuna")  # or the first decision would take longer than the others
         graph = build(place, thinking=options.thinking)
         plain = await tuned(graph, options.decisions) if options.rehearse else None
         with warnings.catch_warnings():

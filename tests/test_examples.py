@@ -195,10 +195,10 @@ def test_a_99th_percentile_above_its_guard_counts() -> None:
 
 
 def test_the_optimiser_depends_on_what_it_is_told_alone() -> None:
-    log = [{"slice": s, "cost": c} for s, c in ((0.1, 9.0), (1.0, 12.0), (32.0, 1.5), (10.0, 33.0))]
+    log = [{"slice": setting, "cost": abs(setting - 3.2)} for setting in GRID]
     assert os_tuning.optimiser(log, 1) == os_tuning.optimiser(log, 1)
     assert os_tuning.optimiser(log, 1) in GRID
-    assert len({os_tuning.optimiser(log[:n], 5) for n in range(3)}) == 3
+    assert len({os_tuning.optimiser(log[:n], 5) for n in range(os_tuning.STARTS)}) == os_tuning.STARTS
 
 
 def test_percentiles_of_a_histogram() -> None:

@@ -228,7 +228,7 @@ def _system(settings: Settings) -> str:
     return missing()
 
 
-_CASE = "sysbench cpu, 8 threads, scheduler slice; Bayesian optimisation, padded to 10 s a decision"
+_CASE = "sysbench cpu, 8 threads, scheduler slice; Optuna, answers padded to 10 s"
 
 PART = Part(
     title="Operating-system tuning",
@@ -237,7 +237,7 @@ PART = Part(
             "rehearsed",
             {"os_equal": Row("decisions on a table of latencies: 1 if equal to the plain run's", 1, "higher")},
             rehearsed,
-            (module("bayes_opt"),),
+            (module("optuna"),),
         ),
         Group(
             "real",
@@ -250,7 +250,7 @@ PART = Part(
                 ),
             },
             real,
-            (module("bayes_opt"), _system),
+            (module("optuna"), _system),
         ),
     ),
     draw=draw,
