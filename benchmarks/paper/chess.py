@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 PLIES = 30
 FILE = "chess_gpt5.json"
+BREADTH = 3
+"""That of the rows; the others are for the figure."""
+
 CONFIGS = ((1, 1), (2, 1), (3, 1), (3, 3), (3, 8))
 """Breadth and depth of the replays."""
 
@@ -41,9 +44,10 @@ def ideal_saving(games: Sequence[Recorded], breadth: int, depth: int) -> float:
 
 
 async def _replays(games: Sequence[Recorded], configs: Sequence[tuple[int, int]], settings: Settings) -> Any:
-    """Seconds of all plain games, and for each configuration the share of a game's time that it saved, their mean.
+    """Seconds of each plain game, and for each configuration the share of a game's time that it saved, their mean.
 
-    The games of one configuration are played side by side: they hardly need the processor.
+    The games that are judged are played one after another, each plain and then in all configurations; those that are
+    for the figure alone side by side.
     """
     from examples import chess_game
 
@@ -57,16 +61,26 @@ async def _replays(games: Sequence[Recorded], configs: Sequence[tuple[int, int]]
 
     await plain(games[0].first(4))  # to warm up
     await fast(games[0].first(4), 3, 3)
-    before = await asyncio.gather(*map(plain, games))
-    settings.meter.advance()
-    after = {}
-    for breadth, depth in configs:
-        played = await asyncio.gather(*(fast(game, breadth, depth) for game in games))
-        for (expected, _), (moves, _) in zip(before, played, strict=True):
-            chess_game.same_game(expected, moves)
-        after[breadth, depth] = fmean(1 - now / then for (_, now), (_, then) in zip(played, before, strict=True))
+    before: list[tuple[list[str], float]] = []
+    saved: dict[tuple[int, int], list[float]] = {config: [] for config in configs}
+
+    def add(config: tuple[int, int], expected: tuple[list[str], float], found: tuple[list[str], float]) -> None:
+        chess_game.same_game(expected[0], found[0])
+        saved[config].append(1 - found[1] / expected[1])
+
+    for game in games:
+        before.append(await plain(game))
+        for config in configs:
+            if config[0] == BREADTH:
+                add(config, before[-1], await fast(game, *config))
         settings.meter.advance()
-    return sum(seconds for _, seconds in before), after
+    for config in configs:
+        if config[0] != BREADTH:
+            played = await asyncio.gather(*(fast(game, *config) for game in games))
+            for expected, found in zip(before, played, strict=True):
+                add(config, expected, found)
+            settings.meter.advance()
+    return sum(seconds for _, seconds in before), {config: fmean(shares) for config, shares in saved.items()}
 
 
 def replay(settings: Settings) -> Outcome:
@@ -75,7 +89,7 @@ def replay(settings: Settings) -> Outcome:
 
     games = recorded_games(settings.data / FILE, PLIES)[: settings.times(5, 2)]
     configs = CONFIGS if not settings.quick else CONFIGS[2:]
-    settings.meter.start("chess: recorded games", 1 + len(configs))
+    settings.meter.start("chess: recorded games", len(games) + sum(k != BREADTH for k, _ in configs))
     before, after = run_async(_replays(games, configs, settings))
     found = {(k, d): Replay(saved, ideal_saving(games, k, d)) for (k, d), saved in after.items()}
     rows = {}
@@ -94,20 +108,14 @@ def off(settings: Settings) -> Outcome:
     from examples import chess_game
     from examples._chess_world import recorded_games
 
-    games = recorded_games(settings.data / FILE, PLIES)[: settings.times(3, 1)]
-    settings.meter.start("chess: always wrong", len(games))
-
-    async def compare() -> list[tuple[float, float, Any]]:
-        out = []
-        for game in games:
-            out.append(await chess_game.compare(game.play, game.wrong_guess, len(game), chess_game.policy(3, 2)))
-            settings.meter.advance()
-        return out
-
-    pairs = run_async(compare())
-    cost = sum(after for _, after, _ in pairs) / sum(before for before, _, _ in pairs) - 1
-    early = sum(report.launched for _, _, report in pairs) / len(pairs)
-    return Outcome({"chess_wrong_cost": Measured(cost, "0", f"{early:.0f} early calls a game, all in vain")})
+    game = recorded_games(settings.data / FILE, PLIES)[0]
+    settings.meter.start("chess: always wrong", 1)
+    before, after, report = run_async(
+        chess_game.compare(game.play, game.wrong_guess, len(game), chess_game.policy(BREADTH, 2))
+    )
+    settings.meter.advance()
+    detail = f"{report.launched} early calls, all in vain"
+    return Outcome({"chess_wrong_cost": Measured(after / before - 1, "0", detail)})
 
 
 def _stockfish(settings: Settings) -> str:
@@ -121,29 +129,25 @@ def live(settings: Settings) -> Outcome:
     from examples import _chess_world as world
     from examples import chess_game
 
-    rounds = settings.times(2, 1)
     plies = settings.times(PLIES, 12)
-    settings.meter.start("chess: live engines", rounds)
+    settings.meter.start("chess: live engines", 1)
 
-    async def compare() -> list[tuple[float, float, Any]]:
+    async def compare() -> tuple[float, float, Any]:
         program = world.find_stockfish()
         assert program is not None
-        out = []
         async with world.engines(program) as pool:
             player = world.stockfish_player(pool, nodes=chess_game.NODES, seconds=chess_game.THINKING)
-            guesser = world.stockfish_guesser(pool, depth=chess_game.GUESS_DEPTH, lines=3)
-            for _ in range(rounds):
-                out.append(await chess_game.compare(player, guesser, plies, chess_game.policy(3, 2)))
-                settings.meter.advance()
-        return out
+            guesser = world.stockfish_guesser(pool, depth=chess_game.GUESS_DEPTH, lines=BREADTH)
+            return await chess_game.compare(player, guesser, plies, chess_game.policy(BREADTH, 2))
 
-    pairs = asyncio.run(compare())
-    before, after = (sum(pair[i] for pair in pairs) for i in (0, 1))
-    reports = [report for _, _, report in pairs]
-    hits = sum(r.window_hits for r in reports) / sum(r.windows for r in reports)
-    wasted = sum(r.discarded for r in reports) / max(1, sum(r.claimed for r in reports))
-    detail = f"{hits:.0%} of the moves guessed, {wasted:.1f} early searches in vain for each one used, {plies} plies"
-    return Outcome({"chess_live": Measured(1 - after / before, "-", detail)}, 1 - after / before)
+    before, after, report = asyncio.run(compare())
+    settings.meter.advance()
+    wasted = report.discarded / max(1, report.claimed)
+    detail = (
+        f"{report.window_hit_rate:.0%} of the moves guessed in time, {wasted:.1f} early searches in vain for each one "
+        f"used, {plies} plies"
+    )
+    return Outcome({"chess_live": Measured(1 - after / before, "-", detail)})
 
 
 def draw(series: Mapping[str, Any], directory: Path) -> list[Path]:

@@ -59,7 +59,7 @@ async def _sweep(place: Sysbench, settings: Settings) -> None:
     """Measure all settings, in turn and several times, so that a noisy second does not decide."""
     from examples._tuning_world import GRID
 
-    for _ in range(settings.times(3, 1)):
+    for _ in range(settings.times(2, 1)):
         for setting in GRID:
             await place.set(setting)
             await place.measured()
@@ -120,7 +120,7 @@ async def _measure(settings: Settings) -> Outcome:
 
     optimiser([{"slice": s, "cost": 1.0} for s in world.GRID[:3]], 0)  # imports and warms up the optimiser
     pairs, shocks = settings.times(3, 1), settings.times(5, 2)
-    settings.meter.start("os tuning", settings.times(3, 1) + 2 * pairs + 2 * shocks)
+    settings.meter.start("os tuning", settings.times(2, 1) + 2 * pairs + 2 * shocks)
     async with world.sysbench() as place:
         await _sweep(place, settings)
         swept = place.monitor.windows
