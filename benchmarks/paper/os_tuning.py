@@ -87,19 +87,17 @@ async def _session(place: Sysbench, *, joint: bool, seed: int, log: list[Any], u
 
 
 async def _seconds_to_good(place: Sysbench, good: set[float], *, joint: bool, seed: int) -> tuple[float, Session]:
-    """Seconds until the system runs at a setting that is within 10 % of the best, from one that is not."""
+    """Seconds until a window has ended at a setting that is within 10 % of the best, from one that is not."""
     from examples._tuning_world import GRID, Monitor
 
     place.monitor = Monitor()  # neither of the two knows anything
     await place.set(next(setting for setting in GRID[::-1] if setting not in good))
-    known, began = len(place.monitor.settings), time.monotonic()
 
     def found() -> bool:
-        return any(setting in good for _, setting in place.monitor.settings[known:])
+        return any(window.slice in good for window in place.monitor.windows)
 
     session = await _session(place, joint=joint, seed=seed, log=[], until=found)
-    first = next((at for at, setting in place.monitor.settings[known:] if setting in good), began + PATIENCE)
-    return first - began, session
+    return (time.monotonic() - session.began if found() else PATIENCE), session
 
 
 async def _after_disturbance(place: Sysbench, windows: list[Window], *, joint: bool, seed: int) -> Session:
