@@ -1,0 +1,1 @@
+"""The paper's four systems, measured: see `README.md` beside this file."""
