@@ -131,6 +131,7 @@ def check_same_run(
             before = asyncio.all_tasks()
             fast = wrap(await _made(graph_factory))
             observed = await _aruns(fast, several, own, kwargs)
+            await fast.aclose()
             left = [t.get_name() for t in asyncio.all_tasks() - before if t.get_name() == "langgraph-speculative"]
             assert not left, f"{len(left)} tasks of speculation are left on the event loop"
             return plain, observed, fast

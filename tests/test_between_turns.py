@@ -678,27 +678,17 @@ def test_refusals() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("key", "of_request"),
-    [
-        ("run_id", True),
-        ("X-Request-Id", True),
-        ("langgraph_request_id", True),
-        ("trace_id", True),
-        ("__anything", True),
-        ("checkpoint_id", True),
-        ("user_id", False),
-        ("langgraph_auth_user_id", False),
-        ("tracer", False),
-        ("arun_id", False),
-    ],
-)
-def test_which_names_are_those_of_one_request(key: str, of_request: bool) -> None:
-    def loop(value: str) -> Any:
-        return SimpleNamespace(config={"configurable": {"thread_id": "a", key: value}})
+def test_which_names_are_those_of_one_request() -> None:
+    def agrees(key: str, *values: str) -> bool:
+        loops = [SimpleNamespace(config={"configurable": {"thread_id": "a", key: value}}) for value in values]
+        one, other = map(_compat.identity_of, loops)
+        return one == other
 
-    assert (_compat.identity_of(loop("1")) == _compat.identity_of(loop("2"))) is of_request
-    assert _compat.identity_of(loop("1")) == _compat.identity_of(loop("1"))
+    for key in ("run_id", "X-Request-Id", "langgraph_request_id", "trace_id", "__anything", "checkpoint_id"):
+        assert agrees(key, "1", "2"), key
+    for key in ("user_id", "langgraph_auth_user_id", "tracer", "arun_id"):
+        assert not agrees(key, "1", "2"), key
+        assert agrees(key, "1", "1"), key
 
 
 async def test_an_answer_without_a_question_is_an_entry_in_the_report() -> None:
@@ -713,9 +703,9 @@ async def test_an_answer_without_a_question_is_an_entry_in_the_report() -> None:
 # --- the same run -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("durability", ["sync", "exit"])
-@pytest.mark.parametrize("guessed", ["shoes", "gloves"])
-@pytest.mark.parametrize("tokens", [0, None])
+@pytest.mark.parametrize(
+    ("durability", "guessed", "tokens"), [("sync", "shoes", 0), ("async", "gloves", None), ("exit", "shoes", None)]
+)
 def test_several_turns_are_the_same_run(durability: str, guessed: str, tokens: int | None) -> None:
     shop = Shop(guessed=guessed)
     policy = Policy(depth=3, breadth=2, between_turns=BetweenTurns(tokens=tokens))
