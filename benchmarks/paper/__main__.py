@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.engine import _RichMeter
+from benchmarks.engine import RichMeter
 from benchmarks.paper._parts import SYSTEMS, Group, Measured, Part, Row, Settings, module, part
 
 Table = dict[str, tuple[Row, Measured]]
@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<28}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        settings = Settings(data=options.data, quick=options.quick, meter=_RichMeter(progress))
+        settings = Settings(data=options.data, quick=options.quick, meter=RichMeter(progress))
         parts = {system: part(system) for system in options.only or SYSTEMS}
         table, skipped, figures, fine = measure(parts, settings, options.out)
     for what in skipped:
