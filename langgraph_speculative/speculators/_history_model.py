@@ -1,0 +1,215 @@
+"""What History has learned for one tenant: weights and counts, and how a step changes them."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from langgraph_speculative.speculators._history_calibration import Calibration
+from langgraph_speculative.speculators._history_events import Event
+from langgraph_speculative.speculators._history_index import Index
+from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
+from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
+
+RATE = 0.5
+DECAY = 0.0005
+SOFT = 0.3
+WAYS = 10
+SMALL = 1e-3
+TIDY = 256
+REPLAYED = 2
+REMEMBERED = 400
+MAX_TOOLS = 200
+MAX_WAYS = 64
+
+Cell = list[float]
+"""A weight, the sum of its squared gradients, and how often it was moved."""
+
+
+class Model:
+    """Weights of features, the templates of calls, and the calibration of confidences.
+
+    Args:
+        max_weights: How many weights are kept; those that matter least are dropped.
+        half_life: Steps after which what was learned counts half.
+    """
+
+    def __init__(self, max_weights: int, half_life: int) -> None:
+        self.max_weights = max_weights
+        self.half_life = half_life
+        self.context: dict[str, dict[str, Cell]] = {}
+        self.features: dict[str, dict[str, Cell]] = {}
+        self.templates: dict[str, dict[Template, float]] = {}
+        self.known: dict[str, set[str]] = {}
+        self.calibration = Calibration()
+        self.steps = 0
+        self.together = 0.0
+        self._ways: dict[str, list[Template]] = {}
+        self._memory: list[tuple[Decision, int]] = []
+        self._random = random.Random(0)
+
+    # Guessing
+
+    def decision(self, index: Index, expanded: Collection[str] | None) -> Decision:
+        """What may come next, and what speaks for it."""
+        context, words = context_of(index)
+        options = options_of(index, self._ways, self.known, self._ways.keys() if expanded is None else expanded)
+        return Decision(context, words, options)
+
+    def probabilities(self, decision: Decision) -> list[float]:
+        """The probability of each option, before calibration."""
+        base: dict[str, float] = {}
+        for names, scale in ((decision.context, 1.0), (decision.words, SOFT)):
+            for name in names:
+                row = self.context.get(name)
+                if row:
+                    for tool, cell in list(row.items()):
+                        base[tool] = base.get(tool, 0.0) + scale * cell[0]
+        scores = []
+        for option in decision.options:
+            score = base.get(option.tool, 0.0)
+            if (own := self.features.get(option.tool)) is not None:
+                for name in option.features:
+                    cell = own.get(name)
+                    if cell is not None:
+                        score += cell[0]
+            scores.append(score)
+        highest = max(scores)
+        raised = [math.exp(s - highest) for s in scores]
+        total = sum(raised)
+        return [r / total for r in raised]
+
+    def guesses(self, index: Index, k: int, expanded: Collection[str] | None) -> list[tuple[Option, float]]:
+        """The k likeliest calls with their probabilities."""
+        decision = self.decision(index, expanded)
+        ranked = _ranked(decision, self.probabilities(decision), k)
+        return [(decision.options[i], self.calibration.calibrated(p)) for i, p in ranked]
+
+    # Learning
+
+    def learn(self, index: Index, call: Event | None, expanded: Collection[str] | None) -> None:
+        """Learn what came next: a call, or none."""
+        if call is not None:
+            self._learn_templates(index, call)
+        decision = self.decision(index, expanded)
+        target = _target(decision, call)
+        probabilities = self.probabilities(decision)
+        for i, p in _ranked(decision, probabilities, 3):
+            self.calibration.learn(p, i == target)
+        self._move(decision, target, probabilities)
+        if len(self._memory) < REMEMBERED:
+            self._memory.append((decision, target))
+        else:
+            self._memory[self._random.randrange(REMEMBERED)] = (decision, target)
+        # A young model sees what it remembers again: few runs are enough. A grown one needs that no more.
+        for _ in range(REPLAYED if self.steps < 4 * REMEMBERED else 0):
+            old, was = self._memory[self._random.randrange(len(self._memory))]
+            self._move(old, was, self.probabilities(old))
+        self.steps += 1
+        if self.steps % TIDY == 0:
+            self._tidy()
+
+    def _learn_templates(self, index: Index, call: Event) -> None:
+        counts = self.templates.get(call.name)
+        if counts is None:
+            if len(self.templates) >= MAX_TOOLS:
+                return
+            counts = self.templates[call.name] = {}
+        for template in templates_of(index, call.value):
+            counts[template] = counts.get(template, 0.0) + 1.0
+            for argument, source, _ in template:
+                if source != CONSTANT:
+                    self.known.setdefault(f"{call.name}|{argument}", set()).add(source)
+        if len(counts) > 2 * MAX_WAYS:
+            self._keep_ways(counts)
+        self._ways[call.name] = sorted(counts, key=lambda t: -counts[t])[:WAYS]
+
+    @staticmethod
+    def _keep_ways(counts: dict[Template, float]) -> None:
+        for template in sorted(counts, key=lambda t: -counts[t])[MAX_WAYS:]:
+            del counts[template]
+
+    def _move(self, decision: Decision, target: int, probabilities: list[float]) -> None:
+        per_tool: dict[str, float] = {}
+        for number, option in enumerate(decision.options):
+            error = (number == target) - probabilities[number]
+            if abs(error) < SMALL:
+                continue
+            per_tool[option.tool] = per_tool.get(option.tool, 0.0) + error
+            own = self.features.setdefault(option.tool, {})
+            for name in option.features:
+                _moved(own, name, error)
+        wanted = [(tool, error) for tool, error in per_tool.items() if abs(error) >= SMALL]
+        for names, scale in ((decision.context, 1.0), (decision.words, SOFT)):
+            for name in names:
+                row = self.context.setdefault(name, {})
+                for tool, error in wanted:
+                    _moved(row, tool, scale * error)
+
+    def _tidy(self) -> None:
+        keep = 0.5 ** (TIDY / self.half_life)
+        for tool, counts in self.templates.items():
+            for template, count in list(counts.items()):
+                if count * keep < 0.05:
+                    del counts[template]
+                else:
+                    counts[template] = count * keep
+            if len(counts) > MAX_WAYS:
+                self._keep_ways(counts)
+            self._ways[tool] = sorted(counts, key=lambda t: -counts[t])[:WAYS]
+        self.calibration.forget(keep)
+        cells = list(self.cells())
+        if len(cells) > self.max_weights:
+            cells.sort(key=lambda c: abs(c[2][0]) * math.sqrt(c[2][2]))
+            for row, name, _ in cells[: len(cells) - self.max_weights * 9 // 10]:
+                del row[name]
+            for table in (self.context, self.features):
+                for name in [n for n, row in table.items() if not row]:
+                    del table[name]
+
+    def cells(self) -> Iterator[tuple[dict[str, Cell], str, Cell]]:
+        """All weights, each with the row it stands in and its name there."""
+        for table in (self.context, self.features):
+            for row in list(table.values()):
+                for name, cell in list(row.items()):
+                    yield row, name, cell
+
+
+def _moved(row: dict[str, Cell], name: str, error: float) -> None:
+    """One step of AdaGrad."""
+    cell = row.get(name)
+    if cell is None:
+        row[name] = [RATE * error / math.sqrt(error * error + 1.0), error * error, 1.0]
+        return
+    cell[1] += error * error
+    cell[0] = cell[0] * (1.0 - DECAY) + RATE * error / math.sqrt(cell[1] + 1.0)
+    cell[2] += 1.0
+
+
+def _ranked(decision: Decision, probabilities: list[float], k: int) -> list[tuple[int, float]]:
+    calls = ((i, probabilities[i]) for i, option in enumerate(decision.options) if option.args is not None)
+    return sorted(calls, key=lambda c: -c[1])[:k]
+
+
+def _target(decision: Decision, call: Event | None) -> int:
+    if call is None:
+        return 0
+    fallback = 0
+    for number, option in enumerate(decision.options):
+        if option.tool == call.name:
+            if option.args is None:
+                fallback = number
+            elif same(option.args, call.value):
+                return number
+    return fallback
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether arguments are equal, types included."""
+    return bool(a == b) and json.dumps(a, sort_keys=True, default=repr) == json.dumps(b, sort_keys=True, default=repr)
+
+
+__all__ = ["NO_CALL", "Model", "same"]
