@@ -10,30 +10,30 @@ PRIOR = 8.0
 
 
 class Calibration:
-    """Counts by the logit of a stated probability; what is returned lies on a rising line through their means."""
+    """For each band of the logit of a stated probability: what was said, what came, and how often.
+
+    `own` is what this process has learned, `others` what it was told by others.
+    """
 
     def __init__(self) -> None:
-        self.said = [0.0] * BINS
-        self.came = [0.0] * BINS
-        self.all = [0.0] * BINS
+        self.own = [[0.0, 0.0, 0.0] for _ in range(BINS)]
+        self.others = [[0.0, 0.0, 0.0] for _ in range(BINS)]
 
     def learn(self, probability: float, came: bool) -> None:
-        number = _bin(probability)
-        self.said[number] += probability
-        self.came[number] += came
-        self.all[number] += 1.0
+        counts = self.own[_bin(probability)]
+        counts[0] += probability
+        counts[1] += came
+        counts[2] += 1.0
 
     def forget(self, keep: float) -> None:
-        for counts in (self.said, self.came, self.all):
-            for number in range(BINS):
-                counts[number] *= keep
+        for counts in self.own:
+            counts[:] = [c * keep for c in counts]
 
     def calibrated(self, probability: float) -> float:
         """The share of guesses with such a probability that came true."""
         number = _bin(probability)
-        if not self.all[number]:
-            return probability
-        shift = (self.came[number] - self.said[number]) / (self.all[number] + PRIOR)
+        said, came, all_ = (a + b for a, b in zip(self.own[number], self.others[number], strict=True))
+        shift = (came - said) / (all_ + PRIOR)
         return min(0.999, max(0.0, probability + shift))
 
 

@@ -35,7 +35,6 @@ class Event:
         name: The tool's.
         failed: The tool has returned an error.
         unknown: A person's message whose words are not known yet.
-        mark: Equal for equal events, whatever their ids.
     """
 
     kind: Literal["system", "user", "say", "call", "result"]
@@ -44,7 +43,6 @@ class Event:
     call_id: str | None = None
     failed: bool = False
     unknown: bool = False
-    mark: int = 0
 
 
 def text_of(content: Any) -> str:
@@ -74,37 +72,62 @@ def read(message: Any) -> list[Event]:
     kind, content = _ROLES.get(str(role), str(role)), get("content")
     if kind == "assistant":
         text = text_of(content)
-        said = [Event("say", text, mark=hash((kind, text)))] if text else []
+        said = [Event("say", text)] if text else []
         calls = get("tool_calls")
         return said + [event for c in (calls if isinstance(calls, list | tuple) else ()) for event in _call(c)]
     if kind == "tool":
         shown = content if isinstance(content, str) else text_of(content) or content
         result, name, call_id = parse(shown), get("name"), get("tool_call_id")
         failed = get("status") == "error" or (isinstance(result, str) and result[:5].casefold() == "error")
-        mark = hash((kind, shown if isinstance(shown, str) else repr(shown)))
-        return [Event("result", result, str(name or ""), call_id, failed, mark=mark)]
+        return [Event("result", result, str(name or ""), call_id, failed)]
     text = text_of(content)
     if kind == "user":
         extra = get("additional_kwargs")
         unknown = isinstance(extra, Mapping) and extra.get(UNKNOWN) is True
-        return [Event("user", text, unknown=unknown, mark=hash((kind, text, unknown)))]
-    return [Event("system", text, mark=hash((kind, text)))] if kind == "system" else []
+        return [Event("user", text, unknown=unknown)]
+    return [Event("system", text)] if kind == "system" else []
 
 
-def read_all(messages: Any) -> list[Event]:
-    """The events in one message or several."""
-    if not isinstance(messages, list):
-        messages = [messages]
-    return [event for m in messages for event in read(m)]
+def mark_of(message: Any) -> int:
+    """Equal for messages that mean the same, whatever their ids; cheaper than reading them."""
+    content: Any
+    calls: Any
+    name: Any
+    if isinstance(message, BaseMessage):
+        content, calls, name = message.content, getattr(message, "tool_calls", None), message.type
+        if calls:
+            calls = [(c["name"], c["args"]) for c in calls]
+        extra = message.additional_kwargs.get(UNKNOWN)
+    elif isinstance(message, Mapping):
+        content, name, extra = message.get("content"), message.get("role") or message.get("type"), None
+        calls = message.get("tool_calls")
+    else:
+        return hash(repr(message))
+    return hash((name, content if isinstance(content, str) else repr(content), repr(calls) if calls else "", extra))
 
 
-def messages_in(value: Any, key: str) -> Any:
+def is_person(message: Any) -> bool:
+    """Whether a message is a person's."""
+    if isinstance(message, BaseMessage):
+        return message.type == "human"
+    role = message.get("role") or message.get("type") if isinstance(message, Mapping) else ""
+    return role in ("user", "human") or (isinstance(message, tuple) and message[:1] in (("user",), ("human",)))
+
+
+def list_of(messages: Any) -> list[Any]:
+    """Messages as a list."""
+    if messages is None:
+        return []
+    return list(messages) if isinstance(messages, list) else [messages]
+
+
+def messages_in(value: Any, key: str) -> list[Any]:
     """The messages of a node's input or state: a list of them, or under `key` in a mapping or an object."""
     if isinstance(value, Mapping):
-        return value.get(key)
-    if isinstance(value, list | tuple):
+        return list_of(value.get(key))
+    if isinstance(value, list):
         return value
-    return getattr(value, key, None)
+    return list_of(getattr(value, key, None))
 
 
 def written(output: Any, key: str) -> list[Event]:
@@ -132,4 +155,4 @@ def _call(raw: Any) -> list[Event]:
     if not isinstance(name, str) or not (args is None or isinstance(args, Mapping)):
         return []
     args = {str(k): v for k, v in (args or {}).items()}
-    return [Event("call", args, name, raw.get("id"), mark=hash((name, repr(args))))]
+    return [Event("call", args, name, raw.get("id"))]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from langgraph_speculative.speculators._history_events import Event
+from langgraph_speculative.speculators._history_events import Event, read
 from langgraph_speculative.speculators._history_text import (
     Words,
     dates_in,
@@ -27,7 +27,8 @@ class Occurrence:
     """A value at one place.
 
     Attributes:
-        source: What kind of place: a path in a tool's result, an argument of a call, a shape of token in a person's words.
+        source: What kind of place: a path in a tool's result, an argument of a call, a shape of token in a person's
+            words.
         event: Number of the event.
         order: Running number in the conversation.
         beside: The words of the texts next to it, for a value in a result.
@@ -57,8 +58,8 @@ class Index:
     """The events of a conversation up to now.
 
     Attributes:
-        symbols: The last events by kind, for the context: ``u`` (a person), ``?`` (a person, words unknown), ``r:tool``,
-            ``e:tool`` (an error), ``c:tool`` (a call without its result yet).
+        symbols: The last events by kind, for the context: ``u`` (a person), ``?`` (a person, words unknown),
+            ``r:tool`` (a result), ``e:tool`` (an error), ``c:tool`` (a call without its result yet).
         last_user: Number of the last event that is a person's; -1 for none.
         users: How many of the events up to each are a person's.
         words: The words of the last person's message, of those before it, and of the model's before it.
@@ -72,6 +73,8 @@ class Index:
         self.last_user = -1
         self.users: list[int] = []
         self.words: tuple[Words, Words, Words] = (NO_WORDS, NO_WORDS, NO_WORDS)
+        self._marks: list[int] = []
+        self._ends: list[int] = []
         self._year: str | None = None
         self._said: Words = NO_WORDS
         self._calls: dict[Any, list[int]] = {}
@@ -88,21 +91,29 @@ class Index:
         """Number of the last event that is a call of the tool with this argument; -1 for none."""
         return found[-1] if (found := self._passed.get((tool, argument, str(value)))) else -1
 
-    def follow(self, events: Sequence[Event]) -> None:
-        """Become the index of these events: keep what is common, drop and add the rest."""
-        same = self.common(events)
-        self.truncate(same)
-        for event in events[same:]:
-            self.add(event)
-
-    def common(self, events: Sequence[Event]) -> int:
-        """How many events, from the first, are the same."""
+    def common(self, marks: Sequence[int]) -> int:
+        """How many messages, from the first, are those with these marks."""
         same = 0
-        for a, b in zip(self.events, events, strict=False):
-            if a.mark != b.mark or a.kind != b.kind:
+        for mine, mark in zip(self._marks, marks, strict=False):
+            if mine != mark:
                 break
             same += 1
         return same
+
+    def loses(self, marks: Sequence[int]) -> bool:
+        """Whether to follow messages with these marks would throw away more than it keeps."""
+        return len(self._marks) > 2 * self.common(marks) + 4
+
+    def follow(self, messages: Sequence[Any], marks: Sequence[int]) -> None:
+        """Become the index of these messages: keep what is common, drop and add the rest."""
+        same = self.common(marks)
+        self.truncate(self._ends[same - 1] if same else 0)
+        del self._marks[same:], self._ends[same:]
+        for message, mark in zip(messages[same:], marks[same:], strict=True):
+            for event in read(message):
+                self.add(event)
+            self._marks.append(mark)
+            self._ends.append(len(self.events))
 
     def add(self, event: Event) -> None:
         """Take one event in."""
@@ -174,6 +185,9 @@ class Index:
 
     def truncate(self, length: int) -> None:
         """Forget the events from this number on."""
+        while self._ends and self._ends[-1] > length:
+            self._ends.pop()
+            self._marks.pop()
         while len(self.events) > length:
             event = self.events.pop()
             self.users.pop()

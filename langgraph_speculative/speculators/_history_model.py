@@ -11,7 +11,7 @@ from typing import Any
 from langgraph_speculative.speculators._history_calibration import Calibration
 from langgraph_speculative.speculators._history_events import Event
 from langgraph_speculative.speculators._history_index import Index
-from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
+from langgraph_speculative.speculators._history_options import Decision, Option, context_of, options_of
 from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
 
 RATE = 0.5
@@ -23,14 +23,18 @@ TIDY = 256
 REPLAYED = 2
 REMEMBERED = 400
 MAX_TOOLS = 200
+MAX_CALLS = 8
 MAX_WAYS = 64
+RARE = 0.05
 
 Cell = list[float]
-"""A weight, the sum of its squared gradients, and how often it was moved."""
+"""A weight, the sum of its squared gradients, and how often this process has moved it."""
 
 
 class Model:
     """Weights of features, the templates of calls, and the calibration of confidences.
+
+    Each count is two: of this process, and of all others (see `_history_shares`).
 
     Args:
         max_weights: How many weights are kept; those that matter least are dropped.
@@ -42,7 +46,7 @@ class Model:
         self.half_life = half_life
         self.context: dict[str, dict[str, Cell]] = {}
         self.features: dict[str, dict[str, Cell]] = {}
-        self.templates: dict[str, dict[Template, float]] = {}
+        self.templates: dict[str, dict[Template, list[float]]] = {}
         self.known: dict[str, set[str]] = {}
         self.calibration = Calibration()
         self.steps = 0
@@ -56,7 +60,8 @@ class Model:
     def decision(self, index: Index, expanded: Collection[str] | None) -> Decision:
         """What may come next, and what speaks for it."""
         context, words = context_of(index)
-        options = options_of(index, self._ways, self.known, self._ways.keys() if expanded is None else expanded)
+        ways = dict(self._ways)
+        options = options_of(index, ways, self.known, ways if expanded is None else expanded)
         return Decision(context, words, options)
 
     def probabilities(self, decision: Decision) -> list[float]:
@@ -73,9 +78,8 @@ class Model:
             score = base.get(option.tool, 0.0)
             if (own := self.features.get(option.tool)) is not None:
                 for name in option.features:
-                    cell = own.get(name)
-                    if cell is not None:
-                        score += cell[0]
+                    if (found := own.get(name)) is not None:
+                        score += found[0]
             scores.append(score)
         highest = max(scores)
         raised = [math.exp(s - highest) for s in scores]
@@ -88,7 +92,47 @@ class Model:
         ranked = _ranked(decision, self.probabilities(decision), k)
         return [(decision.options[i], self.calibration.calibrated(p)) for i, p in ranked]
 
+    def messages(self, index: Index, k: int, expanded: Collection[str] | None) -> list[tuple[list[Option], float]]:
+        """The k likeliest messages: of one call each, or of several where models were seen to write such."""
+        found = [([option], p) for option, p in self.guesses(index, k, expanded)]
+        if self.together:
+            found = [self._extended(index, option, p, expanded) for (option,), p in found]
+        return found
+
+    def _extended(
+        self, index: Index, first: Option, probability: float, expanded: Collection[str] | None
+    ) -> tuple[list[Option], float]:
+        calls, length = [first], len(index.events)
+        try:
+            while len(calls) < MAX_CALLS:
+                index.add(Event("call", calls[-1].args, calls[-1].tool))
+                decision = self.decision(index, expanded)
+                probabilities = self.probabilities(decision)
+                best = max(range(len(probabilities)), key=probabilities.__getitem__)
+                probability *= probabilities[best]
+                option = decision.options[best]
+                if option.args is None:
+                    break
+                calls.append(option)
+        finally:
+            index.truncate(length)
+        return calls, probability
+
     # Learning
+
+    def learn_message(self, index: Index, events: list[Event], expanded: Collection[str] | None) -> None:
+        """Learn what a model has written, and go on in the conversation by it."""
+        calls = sum(event.kind == "call" for event in events)
+        for event in events:
+            if event.kind == "call":
+                self.learn(index, event, expanded)
+            elif event.kind == "say" and not calls:
+                self.learn(index, None, expanded)
+            index.add(event)
+        if calls > 1:
+            self.together += 1.0
+        if calls and self.together:
+            self.learn(index, None, expanded)
 
     def learn(self, index: Index, call: Event | None, expanded: Collection[str] | None) -> None:
         """Learn what came next: a call, or none."""
@@ -119,18 +163,23 @@ class Model:
                 return
             counts = self.templates[call.name] = {}
         for template in templates_of(index, call.value):
-            counts[template] = counts.get(template, 0.0) + 1.0
-            for argument, source, _ in template:
-                if source != CONSTANT:
-                    self.known.setdefault(f"{call.name}|{argument}", set()).add(source)
+            counts.setdefault(template, [0.0, 0.0])[0] += 1.0
+            _know(self.known, call.name, template)
         if len(counts) > 2 * MAX_WAYS:
-            self._keep_ways(counts)
-        self._ways[call.name] = sorted(counts, key=lambda t: -counts[t])[:WAYS]
+            _drop_rare(counts)
+        self._ways[call.name] = _frequent(counts, WAYS)
 
-    @staticmethod
-    def _keep_ways(counts: dict[Template, float]) -> None:
-        for template in sorted(counts, key=lambda t: -counts[t])[MAX_WAYS:]:
-            del counts[template]
+    def refresh(self) -> None:
+        """Find again what follows from the templates."""
+        # New ones at once: a guess under way in another thread goes on with the old.
+        ways: dict[str, list[Template]] = {}
+        known: dict[str, set[str]] = {}
+        for tool, counts in self.templates.items():
+            _drop_rare(counts)
+            ways[tool] = _frequent(counts, WAYS)
+            for template in counts:
+                _know(known, tool, template)
+        self._ways, self.known = ways, known
 
     def _move(self, decision: Decision, target: int, probabilities: list[float]) -> None:
         per_tool: dict[str, float] = {}
@@ -151,19 +200,19 @@ class Model:
 
     def _tidy(self) -> None:
         keep = 0.5 ** (TIDY / self.half_life)
-        for tool, counts in self.templates.items():
-            for template, count in list(counts.items()):
-                if count * keep < 0.05:
-                    del counts[template]
-                else:
-                    counts[template] = count * keep
-            if len(counts) > MAX_WAYS:
-                self._keep_ways(counts)
-            self._ways[tool] = sorted(counts, key=lambda t: -counts[t])[:WAYS]
+        for counts in self.templates.values():
+            for count in counts.values():
+                count[0] *= keep
+        self.together *= keep
+        self.refresh()
         self.calibration.forget(keep)
+        self.limit()
+
+    def limit(self) -> None:
+        """Drop the weights that matter least, if there are too many."""
         cells = list(self.cells())
         if len(cells) > self.max_weights:
-            cells.sort(key=lambda c: abs(c[2][0]) * math.sqrt(c[2][2]))
+            cells.sort(key=lambda c: abs(c[2][0]) * c[2][1])
             for row, name, _ in cells[: len(cells) - self.max_weights * 9 // 10]:
                 del row[name]
             for table in (self.context, self.features):
@@ -189,6 +238,22 @@ def _moved(row: dict[str, Cell], name: str, error: float) -> None:
     cell[2] += 1.0
 
 
+def _frequent(counts: dict[Template, list[float]], most: int) -> list[Template]:
+    return sorted(counts, key=lambda t: -sum(counts[t]))[:most]
+
+
+def _know(known: dict[str, set[str]], tool: str, template: Template) -> None:
+    for argument, source, _ in template:
+        if source != CONSTANT:
+            known.setdefault(f"{tool}|{argument}", set()).add(source)
+
+
+def _drop_rare(counts: dict[Template, list[float]]) -> None:
+    kept = {t for t in _frequent(counts, MAX_WAYS) if sum(counts[t]) >= RARE}
+    for template in [t for t in counts if t not in kept]:
+        del counts[template]
+
+
 def _ranked(decision: Decision, probabilities: list[float], k: int) -> list[tuple[int, float]]:
     calls = ((i, probabilities[i]) for i, option in enumerate(decision.options) if option.args is not None)
     return sorted(calls, key=lambda c: -c[1])[:k]
@@ -210,6 +275,3 @@ def _target(decision: Decision, call: Event | None) -> int:
 def same(a: Any, b: Any) -> bool:
     """Whether arguments are equal, types included."""
     return bool(a == b) and json.dumps(a, sort_keys=True, default=repr) == json.dumps(b, sort_keys=True, default=repr)
-
-
-__all__ = ["NO_CALL", "Model", "same"]

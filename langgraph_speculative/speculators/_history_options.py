@@ -61,7 +61,7 @@ def context_of(index: Index) -> tuple[list[str], list[str]]:
             counts[symbol] = counts.get(symbol, 0) + 1
         found += [f"{name}|{s}|{min(c, most)}|{last}" for s, c in counts.items() if len(s) > 1]
     said, _, asked = index.words
-    fresh = "w" if last in ("u", "?") else "v"
+    fresh = {"u": "w", "?": "q"}.get(last, "v")
     words = [f"{fresh}{bucket(w)}" for w in sorted(said)[:MAX_WORDS]]
     words += [f"{fresh}s{bucket(w)}" for w in sorted(asked)[:MAX_WORDS]]
     if index.events and (event := index.events[-1]).kind == "result":

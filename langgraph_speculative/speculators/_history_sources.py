@@ -115,14 +115,14 @@ Made = tuple[Any, dict[str, Any], list[int]]
 def calls_of(index: Index, template: Template, limit: int) -> Iterator[Made]:
     """The calls that a template gives now, newest event first, in order inside an event.
 
-    The leading argument takes each place in turn. Those that come from the same kind of event take the places nearest to
-    it, so that they are of one element; each of the others takes the newest value, then the one before.
+    The leading argument takes each place in turn. Those that come from the same event take the places nearest to it, so
+    that they are of one element; each of the others takes the newest value, then the one before.
 
     Yields:
         `call_key` with an empty name, the arguments, and the distance of each place from the leading one's
         (`ELSEWHERE`: in another event).
     """
-    lists = [index.by_source.get(source, ()) for _, source, _ in template]
+    lists: list[Sequence[Occurrence]] = [index.by_source.get(source, ()) for _, source, _ in template]
     moving = [n for n, (_, source, _) in enumerate(template) if source != CONSTANT]
     if not all(lists[n] for n in moving):
         return

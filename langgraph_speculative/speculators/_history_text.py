@@ -13,7 +13,7 @@ MAX_LEAVES = 400
 MAX_TOKENS = 400
 BUCKETS = 4096
 
-_STRIP = ".,;:!?()[]{}\"'*`“”‘’<>"
+_STRIP = ".,;:!?()[]{}\"'*`<>\u201c\u201d\u2018\u2019"
 _WORD = re.compile(r"[^\W\d_]+")
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = {name[:n]: number for number, name in enumerate(_MONTHS, 1) for n in (3, len(name))}
@@ -52,7 +52,7 @@ def tokens_of(text: str) -> Iterator[tuple[str, str, str]]:
         head, at, _ = token.partition("@")
         if at and head:
             yield "@" + shape_of(head), head, before
-        if token.endswith(("'s", "’s")) and len(token) > 2:
+        if token.endswith(("'s", "\u2019s")) and len(token) > 2:
             yield shape_of(token[:-2]), token[:-2], before
         before = "^" if raw[-1] in ".!?" else token.lower()
 
@@ -77,9 +77,7 @@ def year_in(text: str) -> str | None:
 
 def words_of(text: str) -> Words:
     """The words of a text in lower case, without a plural's s."""
-    return frozenset(
-        w[:-1] if len(w) > 3 and w.endswith("s") else w for w in _WORD.findall(text.lower()) if len(w) > 1
-    )
+    return frozenset(w[:-1] if len(w) > 3 and w.endswith("s") else w for w in _WORD.findall(text.lower()) if len(w) > 1)
 
 
 def bucket(word: str) -> int:
