@@ -93,7 +93,7 @@ def next_calls(domain: Domain, name: str, settings: Settings) -> Results:
         launched = sum(len(s.right[:k]) for s in steps)
         right = sum(sum(s.right[:k]) for s in steps)
         detail = (
-            f"seeds {settings.seeds}: {', '.join(f'{s:.3f}' for s in shares)} (σ {pstdev(shares):.3f}); "
+            f"seeds {settings.seeds}: {', '.join(f'{s:.3f}' for s in shares)} (deviation {pstdev(shares):.3f}); "
             f"without admission {(launched - right) / right:.2f} early calls wasted per hit"
         )
         results[f"{name}_top{k}"] = Measured(mean(shares), detail)

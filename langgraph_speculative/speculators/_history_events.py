@@ -40,7 +40,7 @@ class Event:
     kind: Literal["system", "user", "say", "call", "result"]
     value: Any = ""
     name: str = ""
-    call_id: str | None = None
+    call_id: str = ""
     failed: bool = False
     unknown: bool = False
 
@@ -79,7 +79,7 @@ def read(message: Any) -> list[Event]:
         shown = content if isinstance(content, str) else text_of(content) or content
         result, name, call_id = parse(shown), get("name"), get("tool_call_id")
         failed = get("status") == "error" or (isinstance(result, str) and result[:5].casefold() == "error")
-        return [Event("result", result, str(name or ""), call_id, failed)]
+        return [Event("result", result, str(name or ""), str(call_id or ""), failed)]
     text = text_of(content)
     if kind == "user":
         extra = get("additional_kwargs")
@@ -155,4 +155,4 @@ def _call(raw: Any) -> list[Event]:
     if not isinstance(name, str) or not (args is None or isinstance(args, Mapping)):
         return []
     args = {str(k): v for k, v in (args or {}).items()}
-    return [Event("call", args, name, raw.get("id"))]
+    return [Event("call", args, name, str(raw.get("id") or ""))]

@@ -20,6 +20,8 @@ from langgraph_speculative.speculators._history_text import (
 
 MAX_TEXT = 60
 MAX_SYMBOLS = 40
+ASKED = 240
+"""Characters at the end of what a model says: there it asks."""
 NO_WORDS: Words = frozenset()
 
 
@@ -124,7 +126,7 @@ class Index:
         self.events.append(event)
         if event.kind in ("system", "say"):
             if event.kind == "say":
-                self._said = words_of(event.value)
+                self._said = words_of(event.value[-ASKED:])
             self._year = year_in(event.value) or self._year
         elif event.kind == "user":
             self.last_user = number
@@ -137,7 +139,7 @@ class Index:
             for day in dates_in(event.value, self._year):
                 self._put(added, "u|date", number, day)
         elif event.kind == "call":
-            self._tools[event.call_id or ""] = event.name
+            self._tools[event.call_id] = event.name
             self.symbols += ("c:" + event.name,)
             self._calls.setdefault(call_key(event.name, event.value), []).append(number)
             for argument, value in event.value.items():
@@ -151,7 +153,7 @@ class Index:
         self.users.append((self.users[-1] if self.users else 0) + (event.kind == "user"))
 
     def _add_result(self, event: Event, number: int, added: list[Occurrence]) -> None:
-        name = event.name or self._tools.get(event.call_id or "", "")
+        name = event.name or self._tools.get(event.call_id, "")
         symbols = list(self.symbols)
         if (waiting := "c:" + name) in symbols:
             symbols.remove(waiting)

@@ -11,17 +11,20 @@ from typing import Any
 from langgraph_speculative.speculators._history_calibration import Calibration
 from langgraph_speculative.speculators._history_events import Event
 from langgraph_speculative.speculators._history_index import Index
-from langgraph_speculative.speculators._history_options import Decision, Option, context_of, options_of
+from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
 from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
 
 RATE = 0.5
 DECAY = 0.0005
 SOFT = 0.3
-WAYS = 10
-SMALL = 1e-3
+WAYS = 8
+EXPANDED = 6
+SMALL = 4e-3
 TIDY = 256
 REPLAYED = 2
 REMEMBERED = 400
+GROWN = 5_000
+THINNEST = 8
 MAX_TOOLS = 200
 MAX_CALLS = 8
 MAX_WAYS = 64
@@ -53,26 +56,36 @@ class Model:
         self.together = 0.0
         self._ways: dict[str, list[Template]] = {}
         self._memory: list[tuple[Decision, int]] = []
+        self._passed = 0
+        self._once: set[str] = set()
         self._random = random.Random(0)
 
     # Guessing
 
-    def decision(self, index: Index, expanded: Collection[str] | None) -> Decision:
-        """What may come next, and what speaks for it."""
+    def decision(self, index: Index, expanded: Collection[str] | None, called: str = NO_CALL) -> Decision:
+        """What may come next, and what speaks for it; the calls of the tool that was called are among it."""
         context, words = context_of(index)
         ways = dict(self._ways)
-        options = options_of(index, ways, self.known, ways if expanded is None else expanded)
-        return Decision(context, words, options)
+        base = self._base(context, words)
+        # What the context alone makes unlikely is not worth looking for arguments.
+        likely = sorted((t for t in ways if expanded is None or t in expanded), key=lambda t: -base.get(t, 0.0))
+        options = options_of(index, ways, self.known, {*likely[:EXPANDED], called})
+        return Decision(context, words, options, base)
 
-    def probabilities(self, decision: Decision) -> list[float]:
-        """The probability of each option, before calibration."""
+    def _base(self, context: list[str], words: list[str]) -> dict[str, float]:
+        """What the context says for each tool."""
         base: dict[str, float] = {}
-        for names, scale in ((decision.context, 1.0), (decision.words, SOFT)):
+        for names, scale in ((context, 1.0), (words, SOFT)):
             for name in names:
                 row = self.context.get(name)
                 if row:
                     for tool, cell in list(row.items()):
                         base[tool] = base.get(tool, 0.0) + scale * cell[0]
+        return base
+
+    def probabilities(self, decision: Decision) -> list[float]:
+        """The probability of each option, before calibration."""
+        base = decision.base or self._base(decision.context, decision.words)
         scores = []
         for option in decision.options:
             score = base.get(option.tool, 0.0)
@@ -120,6 +133,14 @@ class Model:
 
     # Learning
 
+    def is_due(self) -> bool:
+        """Whether to learn from the next message: the more is known, the fewer are, at last one in `THINNEST`."""
+        self._passed += 1
+        if self._passed < min(THINNEST, 1 + self.steps // GROWN):
+            return False
+        self._passed = 0
+        return True
+
     def learn_message(self, index: Index, events: list[Event], expanded: Collection[str] | None) -> None:
         """Learn what a model has written, and go on in the conversation by it."""
         calls = sum(event.kind == "call" for event in events)
@@ -138,12 +159,14 @@ class Model:
         """Learn what came next: a call, or none."""
         if call is not None:
             self._learn_templates(index, call)
-        decision = self.decision(index, expanded)
+        wanted = call is not None and (expanded is None or call.name in expanded)
+        decision = self.decision(index, expanded, call.name if call is not None and wanted else NO_CALL)
         target = _target(decision, call)
         probabilities = self.probabilities(decision)
         for i, p in _ranked(decision, probabilities, 3):
             self.calibration.learn(p, i == target)
         self._move(decision, target, probabilities)
+        decision.base = {}
         if len(self._memory) < REMEMBERED:
             self._memory.append((decision, target))
         else:
@@ -192,11 +215,20 @@ class Model:
             for name in option.features:
                 _moved(own, name, error)
         wanted = [(tool, error) for tool, error in per_tool.items() if abs(error) >= SMALL]
-        for names, scale in ((decision.context, 1.0), (decision.words, SOFT)):
-            for name in names:
-                row = self.context.setdefault(name, {})
-                for tool, error in wanted:
-                    _moved(row, tool, scale * error)
+        for name in decision.context:
+            row = self.context.setdefault(name, {})
+            for tool, error in wanted:
+                _moved(row, tool, error)
+        for name in decision.words:
+            known = self.context.get(name)
+            if known is None:
+                # A word counts from the second time on: most never come again.
+                if name not in self._once:
+                    self._once.add(name)
+                    continue
+                known = self.context[name] = {}
+            for tool, error in wanted:
+                _moved(known, tool, SOFT * error)
 
     def _tidy(self) -> None:
         keep = 0.5 ** (TIDY / self.half_life)

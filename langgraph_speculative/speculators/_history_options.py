@@ -12,9 +12,9 @@ from langgraph_speculative.speculators._history_text import bucket, is_scalar, n
 
 NO_CALL = ""
 """In the place of a tool's name: the model answers, or calls nothing (more)."""
-MAX_PLACES = 12
-MAX_PER_TOOL = 24
-MAX_WORDS = 60
+MAX_PLACES = 8
+MAX_PER_TOOL = 16
+MAX_WORDS = 40
 
 
 @dataclass(slots=True)
@@ -34,11 +34,13 @@ class Decision:
         context: Features of the point itself, each with a weight per tool.
         words: The same, of words: they speak more softly, being many.
         options: What it may decide.
+        base: What context and words say for each tool, while the weights are those it was made with.
     """
 
     context: list[str]
     words: list[str]
     options: list[Option]
+    base: dict[str, float]
 
 
 def context_of(index: Index) -> tuple[list[str], list[str]]:

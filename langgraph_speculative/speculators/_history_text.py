@@ -96,7 +96,7 @@ def is_scalar(value: object) -> bool:
 
 def parse(content: Any) -> Any:
     """A tool's result, decoded where it is JSON."""
-    if isinstance(content, str) and content[:1] in ("{", "["):
+    if isinstance(content, str) and content[:1] in ("{", "[", '"'):
         try:
             return json.loads(content)
         except (ValueError, RecursionError):

@@ -176,6 +176,8 @@ class History(BaseSpeculator):
         with tenant.lock:
             if self._is_first(tenant):
                 self._sync(tenant, write=False)
+            if not tenant.model.is_due():
+                return
             versions = [messages]
             if self._between_turns:
                 versions.append(without_words(messages))
