@@ -10,7 +10,7 @@ from typing import Any
 
 from langgraph_speculative.speculators._history_calibration import Calibration
 from langgraph_speculative.speculators._history_events import Event
-from langgraph_speculative.speculators._history_index import Index
+from langgraph_speculative.speculators._history_index import Index, call_key
 from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
 from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
 
@@ -20,9 +20,12 @@ SOFT = 0.3
 WAYS = 8
 EXPANDED = 6
 SMALL = 4e-3
+NOTABLE = 0.03
 TIDY = 256
 REPLAYED = 2
 REMEMBERED = 400
+REPEATED = 0.2
+MAX_SEEN = 20_000
 GROWN = 5_000
 THINNEST = 8
 MAX_TOOLS = 200
@@ -57,6 +60,8 @@ class Model:
         self._ways: dict[str, list[Template]] = {}
         self._memory: list[tuple[Decision, int]] = []
         self._passed = 0
+        self._is_new = True
+        self._seen: set[int] = set()
         self._once: set[str] = set()
         self._random = random.Random(0)
 
@@ -158,13 +163,14 @@ class Model:
     def learn(self, index: Index, call: Event | None, expanded: Collection[str] | None) -> None:
         """Learn what came next: a call, or none."""
         if call is not None:
+            self._notice(call)
             self._learn_templates(index, call)
         wanted = call is not None and (expanded is None or call.name in expanded)
         decision = self.decision(index, expanded, call.name if call is not None and wanted else NO_CALL)
         target = _target(decision, call)
         probabilities = self.probabilities(decision)
         for i, p in _ranked(decision, probabilities, 3):
-            self.calibration.learn(p, i == target)
+            self.calibration.learn(p, i == target, 1.0 if self._is_new else REPEATED)
         self._move(decision, target, probabilities)
         decision.base = {}
         if len(self._memory) < REMEMBERED:
@@ -178,6 +184,14 @@ class Model:
         self.steps += 1
         if self.steps % TIDY == 0:
             self._tidy()
+
+    def _notice(self, call: Event) -> None:
+        """Find out whether the run does what an earlier one did: that is easier to guess than what is to come."""
+        key = hash(call_key(call.name, call.value))
+        self._is_new = key not in self._seen
+        if len(self._seen) >= MAX_SEEN:
+            self._seen.clear()
+        self._seen.add(key)
 
     def _learn_templates(self, index: Index, call: Event) -> None:
         counts = self.templates.get(call.name)
@@ -228,7 +242,8 @@ class Model:
                     continue
                 known = self.context[name] = {}
             for tool, error in wanted:
-                _moved(known, tool, SOFT * error)
+                if abs(error) >= NOTABLE:
+                    _moved(known, tool, SOFT * error)
 
     def _tidy(self) -> None:
         keep = 0.5 ** (TIDY / self.half_life)

@@ -153,6 +153,7 @@ def adopt(model: Model, others: Share) -> None:
             own_counts.setdefault(key, [0.0, 0.0])[1] += count
     if len(others["calibration"]) == len(model.calibration.others):
         model.calibration.others = [list(counts) for counts in others["calibration"]]
+        model.calibration.fit()
     model.together = max(model.together, others["together"])
     model.refresh()
     model.limit()
