@@ -24,7 +24,7 @@ ROWS: Mapping[str, Row] = {
         "retail: early calls wasted per hit with a threshold on the confidence, of those without one", 0.5
     ),
     "calibration": Row("expected calibration error after 50 runs, retail and airline", 0.05),
-    "history_ms": Row("time of a guess after 10,000 runs, last step of the longest run, warm, p95", 2.0, unit="ms"),
+    "history_ms": Row("CPU time of a guess after 10,000 runs, last step of the longest run, warm, p95", 2.0, unit="ms"),
 }
 
 

@@ -93,7 +93,10 @@ def mark_of(message: Any) -> int:
     content: Any
     calls: Any
     name: Any
-    if isinstance(message, BaseMessage):
+    if type(message) is dict:  # the next but one question takes longer
+        content, calls, extra = message.get("content"), message.get("tool_calls"), None
+        name = message.get("role") or message.get("type")
+    elif isinstance(message, BaseMessage):
         content, calls, name = message.content, getattr(message, "tool_calls", None), message.type
         if calls:
             calls = [(c["name"], c["args"]) for c in calls]

@@ -21,6 +21,7 @@ WAYS = 8
 EXPANDED = 6
 SMALL = 4e-3
 NOTABLE = 0.03
+NOTHING = 0.02
 TIDY = 256
 REPLAYED = 2
 REMEMBERED = 400
@@ -82,8 +83,7 @@ class Model:
         base: dict[str, float] = {}
         for names, scale in ((context, 1.0), (words, SOFT)):
             for name in names:
-                row = self.context.get(name)
-                if row:
+                if (row := self.context.get(name)) is not None:
                     for tool, cell in list(row.items()):
                         base[tool] = base.get(tool, 0.0) + scale * cell[0]
         return base
@@ -258,6 +258,10 @@ class Model:
     def limit(self) -> None:
         """Drop the weights that matter least, if there are too many."""
         cells = list(self.cells())
+        for row, name, cell in cells:
+            if abs(cell[0]) < NOTHING:
+                del row[name]
+        cells = [c for c in cells if abs(c[2][0]) >= NOTHING]
         if len(cells) > self.max_weights:
             cells.sort(key=lambda c: abs(c[2][0]) * c[2][1])
             for row, name, _ in cells[: len(cells) - self.max_weights * 9 // 10]:

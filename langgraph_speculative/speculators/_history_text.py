@@ -24,6 +24,9 @@ _DATE = re.compile(
 _YEAR = re.compile(r"\b((?:19|20)\d\d)-\d\d-\d\d\b")
 _SCHEMA_KEY = re.compile(r"[a-z_][A-Za-z_]*$")
 
+_DIGIT = re.compile(r"\d")
+_SCALARS = frozenset((str, int, float, bool))
+
 Words = frozenset[str]
 Leaf = tuple[str, Any, tuple[Words, ...]]
 
@@ -91,7 +94,7 @@ def normal(value: object) -> str:
 
 
 def is_scalar(value: object) -> bool:
-    return isinstance(value, str | int | float)
+    return type(value) in _SCALARS
 
 
 def parse(content: Any) -> Any:
@@ -136,5 +139,5 @@ def _walk(value: Any, path: str, beside: tuple[Words, ...], found: list[Leaf], d
 
 
 def _texts(mapping: dict[Any, Any]) -> tuple[Words, ...]:
-    texts = (v for v in mapping.values() if isinstance(v, str) and len(v) <= 60 and not any(c.isdigit() for c in v))
-    return tuple(words for text in texts if (words := words_of(text)))
+    texts = [v for v in mapping.values() if type(v) is str and len(v) <= 60 and not _DIGIT.search(v)]
+    return tuple([words for text in texts if (words := words_of(text))])
