@@ -224,7 +224,7 @@ def history_ms(settings: Settings) -> Results:
     walls.sort()
     detail = (
         f"CPU, which is all that a guess takes; wall-clock p95 {walls[int(0.95 * len(walls))]:.2f} ms, median "
-        f"{walls[len(walls) // 2]:.2f} ms, with what else the machine did; {len(longest[:end])} messages; learned {count} runs at "
-        f"{took / count * 1e3:.1f} ms each"
+        f"{walls[len(walls) // 2]:.2f} ms, with what else the machine did; {len(longest[:end])} messages; "
+        f"learned {count} runs at {took / count * 1e3:.1f} ms each"
     )
     return {"history_ms": Measured(times[int(0.95 * len(times))], detail)}

@@ -260,7 +260,7 @@ def test_arguments_of_one_call_come_from_one_element() -> None:
         ("On May 3rd of 2031-01-01 maybe", "2031-05-03", "June 7, 2030", "2030-06-07"),
         ("mail ann@x.org", "ann", "mail bob@x.org", "bob"),
         ("give me 3", 3, "give me 7", 7),
-        ("In PARIS please", "paris", "In OSLO please", "oslo"),
+        ("In PARIS please", "paris", "In MILAN please", "milan"),
     ],
 )
 def test_values_are_made_from_words(text: str, value: Any, other: str, made: Any) -> None:
@@ -277,7 +277,7 @@ def test_a_bound_must_be_positive(name: str) -> None:
 
 def test_what_is_kept_is_bounded() -> None:
     history = History(max_weights=500)
-    for number in range(40):
+    for number in range(15):
         ids = [f"{number}x{n}" for n in range(9)]
         run: Messages = [user(f"word{number} " * 3)]
         for n, value in enumerate(ids):
@@ -285,7 +285,7 @@ def test_what_is_kept_is_bounded() -> None:
         history.fit([run])
     (tenant,) = history._tenants.values()
     model: Model = tenant.model
-    assert model.steps == 360
+    assert model.steps == 135
     model._tidy()
     assert sum(1 for _ in model.cells()) <= 500
     assert all(len(t) <= MAX_WAYS for t in model.templates.values())
@@ -332,7 +332,7 @@ CALLING = st.builds(
 )
 
 
-@settings(max_examples=20, deadline=None, phases=[Phase.generate])
+@settings(max_examples=12, deadline=None, phases=[Phase.generate])
 @given(st.lists(st.lists(ODD_MESSAGE | CALLING, max_size=8), max_size=4), ODD)
 def test_odd_messages_are_no_error(runs: list[Any], value: Any) -> None:
     history = History().fit(runs)
@@ -342,7 +342,7 @@ def test_odd_messages_are_no_error(runs: list[Any], value: Any) -> None:
             assert 0.0 <= guess.confidence <= 1.0
 
 
-@settings(max_examples=15, deadline=None, phases=[Phase.generate])
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
 @given(st.lists(st.lists(CALLING | st.sampled_from([user("one a1"), say("two"), result("a", [1, "a1"])]), max_size=8)))
 def test_fitting_is_learning_one_by_one(runs: list[Messages]) -> None:
     at_once, one_by_one = History().fit(runs), History()
