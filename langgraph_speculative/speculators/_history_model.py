@@ -18,7 +18,8 @@ RATE = 0.5
 DECAY = 0.0005
 SOFT = 0.3
 WAYS = 8
-EXPANDED = 6
+OPTIONS = (16, 12, 8, 5, 4, 3)
+"""Calls looked at, of the likeliest tool, of the second, and so on."""
 SMALL = 4e-3
 NOTABLE = 0.03
 NOTHING = 0.02
@@ -75,7 +76,8 @@ class Model:
         base = self._base(context, words)
         # What the context alone makes unlikely is not worth looking for arguments.
         likely = sorted((t for t in ways if expanded is None or t in expanded), key=lambda t: -base.get(t, 0.0))
-        options = options_of(index, ways, self.known, {*likely[:EXPANDED], called})
+        most = {**dict(zip(likely, OPTIONS, strict=False)), **({called: OPTIONS[0]} if called else {})}
+        options = options_of(index, ways, self.known, most)
         return Decision(context, words, options, base)
 
     def _base(self, context: list[str], words: list[str]) -> dict[str, float]:

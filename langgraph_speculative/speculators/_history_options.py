@@ -13,7 +13,6 @@ from langgraph_speculative.speculators._history_text import bucket, is_scalar, n
 NO_CALL = ""
 """In the place of a tool's name: the model answers, or calls nothing (more)."""
 MAX_PLACES = 8
-MAX_PER_TOOL = 16
 MAX_WORDS = 40
 
 
@@ -91,33 +90,35 @@ def options_of(
     index: Index,
     templates: Mapping[str, Iterable[Template]],
     known: Mapping[str, Collection[str]],
-    expanded: Collection[str],
+    most: Mapping[str, int],
 ) -> list[Option]:
     """What may come next.
 
     Args:
         templates: For each tool that was ever called, the ways to make its calls, likeliest first.
         known: For each tool and argument (``tool|argument``) the sources that its values came from.
-        expanded: The tools whose calls are wanted.
+        most: How many calls are wanted, of each tool of which any are.
     """
     options = [Option(NO_CALL, None, [])]
     for tool, ways in templates.items():
         options.append(Option(tool, None, ["none"]))
-        if tool in expanded:
-            options += _calls(index, tool, ways, known)
+        if tool in most:
+            options += _calls(index, tool, ways, known, most[tool])
     return options
 
 
-def _calls(index: Index, tool: str, ways: Iterable[Template], known: Mapping[str, Collection[str]]) -> list[Option]:
+def _calls(
+    index: Index, tool: str, ways: Iterable[Template], known: Mapping[str, Collection[str]], most: int
+) -> list[Option]:
     found: dict[Any, Option] = {}
     values: dict[tuple[str, Any], list[str]] = {}
     for template in ways:
         way = "&".join(source + (how if source != CONSTANT else str(bucket(how))) for _, source, how in template)
         rank, after_used = 0, False
-        for key, args, distances in calls_of(index, template, MAX_PLACES):
+        for key, args, distances in calls_of(index, template, min(most, MAX_PLACES)):
             option = found.get(key)
             if option is None:
-                if len(found) >= MAX_PER_TOOL:
+                if len(found) >= most:
                     break
                 option = found[key] = Option(tool, args, [])
                 at = index.called_at(call_key(tool, args))
