@@ -18,7 +18,7 @@ RATE = 0.5
 DECAY = 0.0005
 SOFT = 0.3
 WAYS = 8
-OPTIONS = (16, 12, 8, 5, 4, 3)
+OPTIONS = (16, 12, 10, 8, 5, 4)
 """Calls looked at, of the likeliest tool, of the second, and so on."""
 SMALL = 4e-3
 NOTABLE = 0.03

@@ -13,7 +13,8 @@ from langgraph_speculative.speculators._history_text import bucket, is_scalar, n
 NO_CALL = ""
 """In the place of a tool's name: the model answers, or calls nothing (more)."""
 MAX_PLACES = 8
-MAX_WORDS = 40
+MAX_WORDS = 24
+"""The longest ones: they say most."""
 
 
 @dataclass(slots=True)
@@ -63,11 +64,15 @@ def context_of(index: Index) -> tuple[list[str], list[str]]:
         found += [f"{name}|{s}|{min(c, most)}|{last}" for s, c in counts.items() if len(s) > 1]
     said, _, asked = index.words
     fresh = {"u": "w", "?": "q"}.get(last, "v")
-    words = [f"{fresh}{bucket(w)}" for w in sorted(said)[:MAX_WORDS]]
-    words += [f"{fresh}s{bucket(w)}" for w in sorted(asked)[:MAX_WORDS]]
+    words = [f"{fresh}{bucket(w)}" for w in _longest(said)]
+    words += [f"{fresh}s{bucket(w)}" for w in _longest(asked)]
     if index.events and (event := index.events[-1]).kind == "result":
         words += _facts(event.name or last[2:], event.value)
     return found, words
+
+
+def _longest(words: Collection[str]) -> list[str]:
+    return sorted(words, key=lambda w: (-len(w), w))[:MAX_WORDS]
 
 
 def _facts(tool: str, result: Any) -> list[str]:
