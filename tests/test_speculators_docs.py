@@ -32,7 +32,7 @@ def test_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
             launched.set()
 
     def sleep(seconds: float) -> None:
-        launched.wait(5 * seconds)
+        launched.wait(10 * seconds)
         launched.clear()
 
     monkeypatch.setattr(Session, "emit", heard)

@@ -4,9 +4,9 @@ A Speculator is any callable with one argument, the node's input, sync or async,
 an output of the node, a `Guess`, a list of `Guess`, or ``None`` for "no guess"; a generator yields outputs or guesses.
 One that wants the run's config, or that learns, is a `BaseSpeculator`.
 
-Ready-made ones: `History` learns from the runs, `Draft` runs a faster graph's node, `Model` asks a chat model, `Replay` remembers, `Route` knows where
-a router may go, and `Ensemble` asks several. `Stream` is no guesser: it starts the tool calls that the Actor's own
-model has written. ``docs/speculators.md`` says which one to use when.
+Ready-made ones: `History` learns from the runs, `Draft` runs a faster graph's node, `Model` asks a chat model, `Replay`
+remembers, `Route` knows where a router may go, and `Ensemble` asks several. `Stream` is no guesser: it starts the tool
+calls that the Actor's own model has written. ``docs/speculators.md`` says which one to use when.
 """
 
 from langgraph_speculative.speculators._draft import Draft
