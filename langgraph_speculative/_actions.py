@@ -289,13 +289,7 @@ class Actions:
         ex = own.execution
         if ex.task is not None:
             await ex.wait_over(self._ledger.lock)
-        if ex.state in (
-            State.RUNNING,
-            State.FINISHED,
-            State.FAILED,
-        ):  # in a real call's way: not counted yet
-            self._session.report.discarded += 1
-            self._session.emit("discard", ex.info, ex.step, "taken back")
+        self._session.wasted(ex, "taken back")
         ex.state = State.DISCARDED
         handler = own.declaration.undo if own.declaration.effect is Effect.REVERSIBLE else own.declaration.abort
         if own.committing:

@@ -70,10 +70,7 @@ class Claims:
     def _wasted(self, early: Execution) -> None:
         if early.action is not None:
             early.action.kept = False
-        self._session.report.discarded += 1
-        self._session.stats(early.info).discarded += 1
-        self._session.valuation.ended(early, taken=False)
-        self._session.emit("discard", early.info, early.step, early.spoiled or "could not be taken over")
+        self._session.wasted(early, "could not be taken over")
         if early.journal is not None:
             early.journal.drop()
 

@@ -91,6 +91,7 @@ class Execution:
         self.error: BaseException | None = None
         self.spoiled = ""
         self.halted = False
+        self.is_wasted = False
         self.in_thread = False
         self.proposals: list[Proposal] = []
         self.asked = False

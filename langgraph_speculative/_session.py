@@ -139,6 +139,16 @@ class Session:
             except Exception as error:
                 self.report.errors.append(f"hook {hook!r} raised {error!r}")
 
+    def wasted(self, ex: Execution, reason: str) -> None:
+        """A pre-execution was made in vain; whoever finds out first counts it."""
+        if ex.is_wasted:
+            return
+        ex.is_wasted = True
+        self.report.discarded += 1
+        self.stats(ex.info).discarded += 1
+        self.valuation.ended(ex, taken=False)
+        self.emit("discard", ex.info, ex.step, ex.spoiled or reason)
+
     def stop(self, reason: str, info: LeafInfo | None = None, step: int = -1) -> None:
         """A branch ends here."""
         self.report.stopped.setdefault(reason, Stop()).count += 1

@@ -534,10 +534,7 @@ class Tree:
         """Discard pre-executions that can no longer be claimed."""
         for ex in executions:
             if ex.state in (State.RUNNING, State.FINISHED, State.FAILED):
-                self._session.report.discarded += 1
-                self._session.stats(ex.info).discarded += 1
-                self._session.emit("discard", ex.info, ex.step, ex.spoiled or reason)
-                self._session.valuation.ended(ex, taken=False)
+                self._session.wasted(ex, reason)
             if ex.state is not State.CLAIMED:
                 ex.state = State.DISCARDED
             self.cancel(ex)

@@ -574,7 +574,7 @@ def test_an_overwritten_action_is_not_taken_back_and_ends_before_the_next(
         assert world.invoke(fast, {"n": 1})["log"][-1] == ("saw", 7)
     assert [d for d in shop.done if d[0] == "write"] == [("write", 3), ("write", 7)]
     assert shop.stock == {"x": 7}
-    assert (report.rolled_back, report.discarded) == (0, 1)
+    assert (report.rolled_back, report.nodes["write"].discarded) == (0, 1)
     assert not (tmp_path / "j.sqlite").exists()
 
 
