@@ -369,6 +369,13 @@ class Early:
         own_step = _compat.step_of(request.runtime.config)
         own_step = frame.step if own_step is None else own_step
         ex = self._ledger.share(info, own_step, key, used)
+        if ex is None and frame.is_tentative:
+            # The ids are the Actor's own here. What a guess has begun under ids of its own need not be begun again.
+            ex = self._ledger.covers(info, own_step, key, glance, used)
+            if ex is not None:
+                outer.leaves.append(ex)
+                outer.halted = True
+                raise Barrier
         if ex is None:
             ex = Execution(info, frame.step, frame, State.RUNNING, info.effect, own_step)
             ex.key, ex.glance, ex.known = key, glance, frame.known or ()

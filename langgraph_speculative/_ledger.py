@@ -199,6 +199,17 @@ class Ledger:
                     return ex
         return None
 
+    def covers(self, info: LeafInfo, step: int, key: Any, glance: Any, used: Collection[Execution]) -> Execution | None:
+        """One of the same input but for its ids, which the run can claim all the same; not of those in use."""
+        with self.lock:
+            for ex in self._entries.get(info, ()):
+                if ex.glance != glance or ex in used or (info.step_bound and ex.own_step != step):
+                    continue
+                usable = ex.state in (State.RUNNING, State.FINISHED) and not ex.spoiled and self._fresh(ex)
+                if usable and match(ex.key, key, ex.known) is not None:
+                    return ex
+        return None
+
     def claim(
         self, info: LeafInfo, step: int, value: Any, call_id: str | None = None
     ) -> tuple[Execution, Renaming] | None:

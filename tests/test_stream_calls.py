@@ -373,11 +373,20 @@ def test_it_takes_no_place_from_other_guesses(world: World, probe: Probe) -> Non
     assert report.window_hits == 0
 
 
-def test_a_right_guess_and_the_stream_share_their_calls(world: World, probe: Probe) -> None:
+@pytest.mark.parametrize("injected", [False, True])
+def test_a_right_guess_and_the_stream_share_their_calls(world: World, probe: Probe, injected: bool) -> None:
+    """Also where the tool sees the state, and with it the ids that the guess has made up."""
     tally = probe.tally
+
+    @tool("look")
+    def seeing(what: str, state: Annotated[Any, InjectedState]) -> str:
+        """Look, and see the state."""
+        tally.add(f"look {what}")
+        return f"seen {what}"
+
     model = once(tally.reached("look a"), *looks(0, "c1", "a"), probe.watch.saw("fork", count=2), text(""))
     fast = speculative(
-        create_agent(model, [looker(tally)]),
+        create_agent(model, [seeing if injected else looker(tally)]),
         speculators={
             "model": lambda state: (
                 None if len(state["messages"]) > 1 else {"messages": [says("", call("look", what="a"))]}

@@ -56,6 +56,8 @@ def test_an_empty_report() -> None:
         "stopped": {},
         "usage": {},
         "errors": [],
+        "nodes": {},
+        "holdout": None,
     }
     assert "lock" not in repr(empty)
     assert empty == Report()
