@@ -33,7 +33,7 @@ _FUNCTION = set(
     "why how did does do has have had this these it its as into than both same between one also other not no he she "
     "his her".split()
 )
-_NAME = r"[A-Z0-9][\w'’.&/–\-]*"
+_NAME = r"[A-Z0-9][\w'\u2019.&/\u2013\-]*"
 _JOINED = rf"(?:,? (?:(?:of|the|and|in|de|for|on|at|to|a|an|von|van|der|is|with|by|&) ){{0,2}}{_NAME})*"
 _NAMES = re.compile(_NAME + _JOINED)
 _QUOTED = re.compile(r'["“]([^"”]+)["”]')
@@ -103,7 +103,7 @@ def names_in(text: str) -> list[tuple[int, str, str]]:
             start += len(parts.pop(0)) + 1
         if not parts:
             continue
-        whole = re.sub(r"['’]s$", "", " ".join(parts).rstrip(".,'"))
+        whole = re.sub(r"['\u2019]s$", "", " ".join(parts).rstrip(".,'"))
         found.append((start, whole, "F"))
         pieces = _JOINTS.split(whole)
         for i in range(0, len(pieces), 2):

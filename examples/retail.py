@@ -3,7 +3,7 @@
     python -m examples.retail                              # recorded conversations of τ-bench, or its gold calls
     python -m examples.retail --conversations 5 --scale 0.05
     python -m examples.retail --draft-model gpt-5-mini     # a model guesses, too, where History is unsure
-    python -m examples.retail --new                        # where speculation should stay off: nothing is known yet
+    python -m examples.retail --audited                    # where speculation should stay off: each call leaves a trace
 
 `History` has learned from conversations about *other* tasks what is called next, and where its arguments come from.
 Look-ups are made early. Writes are staged: made early in a layer on top of the database, which the claim puts into it.
@@ -16,8 +16,10 @@ import argparse
 import asyncio
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +30,9 @@ from langgraph.graph import START
 from rich.console import Console
 
 from examples import _retail_world as world
-from examples._retail_world import Conversation, RecordedModel, Shop, timed
+from examples._retail_world import Conversation, RecordedModel, Served, Shop
 from examples._timeline import Timeline
-from langgraph_speculative import BetweenTurns, Policy, Report, speculative
+from langgraph_speculative import BetweenTurns, Event, Policy, Report, speculative
 from langgraph_speculative.speculators import BaseSpeculator, Ensemble, History, Model
 
 SCALE = 1 / 20
@@ -38,25 +40,6 @@ BREADTH = 3
 DEPTH = 3
 EARLY = (*world.READS, *world.PURE, *world.WRITES)
 """The tools that may be called early, so the ones worth guessing."""
-
-
-@dataclass
-class Served:
-    """What one conversation came to.
-
-    Attributes:
-        messages: All messages.
-        database: What of the shop's database has changed.
-        seconds: What the customer waited for each answer.
-        began: When each of the customer's messages was sent (monotonic).
-    """
-
-    shop: Shop
-    model: RecordedModel
-    messages: list[Any] = field(default_factory=list)
-    database: dict[str, Any] = field(default_factory=dict)
-    seconds: list[float] = field(default_factory=list)
-    began: list[float] = field(default_factory=list)
 
 
 def learned(conversations: Sequence[Conversation], *, apart_from: str) -> History:
@@ -70,12 +53,12 @@ def build(shop: Shop, model: RecordedModel) -> Any:
     return create_agent(model, shop.tools(), system_prompt=world.policy(), checkpointer=InMemorySaver())
 
 
-def make_fast(agent: Any, shop: Shop, speculator: BaseSpeculator, limits: Policy) -> Any:
-    """The same agent, sooner."""
+def make_fast(agent: Any, shop: Shop, speculator: BaseSpeculator, limits: Policy, *, audited: bool = False) -> Any:
+    """The same agent, sooner. Where each call is written into an audit log, none is declared: none is made early."""
     speculators: dict[str, BaseSpeculator] = {"model": speculator}
     if limits.between_turns is not None:
         speculators[START] = History()  # it guesses that the customer will say something
-    return speculative(agent, speculators=speculators, effects=shop.effects(), policy=limits)
+    return speculative(agent, speculators=speculators, effects={} if audited else shop.effects(), policy=limits)
 
 
 def policy(journal: Path, hooks: Sequence[Any] = (), breadth: int = BREADTH, depth: int = DEPTH) -> Policy:
@@ -84,14 +67,14 @@ def policy(journal: Path, hooks: Sequence[Any] = (), breadth: int = BREADTH, dep
     return Policy(breadth=breadth, depth=depth, between_turns=wait, journal=journal, hooks=tuple(hooks))
 
 
-async def serve(agent: Any, served: Served, scale: float) -> None:
-    """A whole conversation. The customer types, the agent answers."""
+async def serve(agent: Any, served: Served, typing: float) -> None:
+    """A whole conversation. The customer types (scaled), the agent answers."""
     config = {"configurable": {"thread_id": "1"}, "recursion_limit": 100}
     for turn in served.model.conversation.turns:
-        await asyncio.sleep(len(turn.split()) / world.WORDS_PER_MINUTE * 60.0 * scale)
-        served.began.append(asyncio.get_running_loop().time())
-        with timed(served.seconds):
-            result = await agent.ainvoke({"messages": [HumanMessage(turn)]}, config)
+        await asyncio.sleep(len(turn.split()) / world.WORDS_PER_MINUTE * 60.0 * typing)
+        served.began.append(time.monotonic())
+        result = await agent.ainvoke({"messages": [HumanMessage(turn)]}, config)
+        served.ended.append(time.monotonic())
         served.messages = result["messages"]
     served.database = served.shop.state()
 
@@ -103,29 +86,37 @@ def start(conversation: Conversation, scale: float) -> Served:
 
 
 async def compare(
-    conversation: Conversation, speculator: BaseSpeculator, limits: Policy, scale: float
+    conversation: Conversation,
+    speculator: BaseSpeculator,
+    limits: Policy,
+    scale: float,
+    *,
+    typing: float | None = None,
+    plain_scale: float | None = None,
+    audited: bool = False,
 ) -> tuple[Served, Served, Report]:
     """Have one conversation plain and speculatively.
+
+    Args:
+        scale: Seconds here per second of the latencies.
+        typing: The same for the customer, if it is another.
+        plain_scale: The same for all of the plain run.
 
     Raises:
         AssertionError: They differ, in what was said or in the shop's database.
     """
-    plain, fast = start(conversation, scale), start(conversation, scale)
-    await serve(build(plain.shop, plain.model), plain, scale)
-    agent = make_fast(build(fast.shop, fast.model), fast.shop, speculator, limits)
+    typing = scale if typing is None else typing
+    plain, fast = start(conversation, scale if plain_scale is None else plain_scale), start(conversation, scale)
+    await serve(build(plain.shop, plain.model), plain, typing if plain_scale is None else plain_scale)
+    agent = make_fast(build(fast.shop, fast.model), fast.shop, speculator, limits, audited=audited)
     async with agent:
-        await serve(agent, fast, scale)
-    assert_same(plain, fast)
+        await serve(agent, fast, typing)
+    world.assert_same(plain, fast)
     return plain, fast, agent.report()
 
 
-def assert_same(plain: Served, fast: Served) -> None:
-    """Raises:
-    AssertionError: Two conversations differ.
-    """
-    assert fast.database == plain.database, f"the databases differ: {fast.database} {plain.database}"
-    said, also = ([m.model_dump(exclude={"id"}) for m in served.messages] for served in (plain, fast))
-    assert said == also, f"the conversations differ:\n{also}\n{said}"
+def _show(timeline: Timeline, event: Event) -> None:
+    timeline(replace(event, run=0))  # all turns of a conversation, and the time between them, are one run to it
 
 
 async def run(options: argparse.Namespace, console: Console) -> None:
@@ -134,29 +125,28 @@ async def run(options: argparse.Namespace, console: Console) -> None:
     conversations = world.recorded(file) if file.exists() else world.gold()
     source = f"recorded in {file}" if file.exists() else f"the benchmark's own gold calls (there is no {file})"
     console.print(
-        f"Actor: {source}, {world.MODEL_SECONDS:g} s an answer; API: {world.API_SECONDS:g} s a call; the customer types "
-        f"{world.WORDS_PER_MINUTE:g} words a minute (all injected); 1 s as {options.scale * 1000:g} ms"
+        f"Actor: {source}, {world.MODEL_SECONDS:g} s an answer; API: {world.API_SECONDS:g} s a call; the customer "
+        f"types {world.WORDS_PER_MINUTE:g} words a minute (all injected); 1 s as {options.scale * 1000:g} ms"
     )
-    timeline, total = Timeline(), Report()
-    before = after = 0.0
+    total, before, after = Report(), 0.0, 0.0
     with tempfile.TemporaryDirectory() as directory:
-        limits = policy(Path(directory) / "journal.sqlite", [timeline])
         for conversation in conversations[: options.conversations]:
-            history: BaseSpeculator = History(k=BREADTH, tools=EARLY)
-            if not options.new:
-                known = [c for c in conversations if c.messages][:: max(1, len(conversations) // options.learn)]
-                history = learned(known, apart_from=conversation.task)
+            known = conversations[:: max(1, len(conversations) // options.learn)]
+            history: BaseSpeculator = learned(known, apart_from=conversation.task)
             if options.draft_model:
                 from langchain.chat_models import init_chat_model
 
-                history = Ensemble({"history": history, "model": Model(init_chat_model(options.draft_model), k=BREADTH)})
-            plain, fast, report = await compare(conversation, history, limits, options.scale)
+                draft = Model(init_chat_model(options.draft_model), k=BREADTH)
+                history = Ensemble({"history": history, "model": draft})
+            timeline = Timeline()
+            limits = policy(Path(directory) / "journal.sqlite", [partial(_show, timeline)])
+            plain, fast, report = await compare(conversation, history, limits, options.scale, audited=options.audited)
             console.print(f"task {conversation.task}, {len(plain.seconds)} turns:", highlight=False)
             console.print(timeline.text(), highlight=False, soft_wrap=True)
             before, after = before + sum(plain.seconds), after + sum(fast.seconds)
             total.add(report)
-    if options.new:
-        assert total.launched == 0, "nothing was known, and yet something was called early"
+    if options.audited:
+        assert total.launched == 0, "nothing may be called early, and yet something was"
     console.print(
         f"The customers waited {before:.1f} s plain, {after:.1f} s speculatively: {1 - after / before:.0%} saved; "
         f"{total.claimed} early calls used, {total.discarded} in vain, {total.early_irreversible_calls} irreversible.\n"
@@ -172,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--learn", type=int, default=40, help="recorded conversations to learn from, at most")
     parser.add_argument("--scale", type=float, default=SCALE, help="seconds here per second of the latencies above")
     parser.add_argument("--draft-model", help="a chat model that guesses where History is unsure (provider:name)")
-    parser.add_argument("--new", action="store_true", help="a new shop: History has learned nothing")
+    parser.add_argument("--audited", action="store_true", help="each call is logged: none may be made early")
     options = parser.parse_args(argv)
     try:
         asyncio.run(run(options, Console()))
