@@ -36,7 +36,7 @@ from langgraph_speculative import BetweenTurns, Event, Policy, Report, speculati
 from langgraph_speculative.speculators import BaseSpeculator, Ensemble, History, Model
 
 SCALE = 1 / 20
-BREADTH = 3
+BREADTH = 2
 DEPTH = 3
 EARLY = (*world.READS, *world.PURE, *world.WRITES)
 """The tools that may be called early, so the ones worth guessing."""
