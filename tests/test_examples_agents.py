@@ -110,7 +110,7 @@ async def served(spoil: Callable[[dict[str, Any]], dict[str, Any]], tmp_path: Pa
 
     # An exchange: looks up a customer, an order and two products, and then writes.
     conversation = _retail_world.gold()[0]
-    limits = retail.policy(tmp_path / "journal.sqlite", breadth=1, depth=2)
+    limits = retail.policy(tmp_path / "journal.sqlite", breadth=1, depth=1)
     return conversation, await retail.compare(conversation, oracle(conversation, spoil), limits, 0.02)
 
 
@@ -124,7 +124,7 @@ async def test_writes_are_made_early_and_put_into_the_database_once(tmp_path: Pa
     assert len(calls) == len(conversation.replies) - 1
     assert report.claimed >= len(calls)
     assert report.early_irreversible_calls == 0
-    assert [w for w, _ in retail_rows.predicted(fast)] == ["read"] * 4 + ["write"]
+    assert retail_rows.predicted(fast) == [("read", "inside", False)] * 4 + [("write", "inside", False)]
 
 
 @needs_tau2
@@ -177,19 +177,19 @@ def fake_served(calls: list[tuple[float, str, dict[str, Any]]], answered: float)
 
 
 @pytest.mark.parametrize(
-    ("at", "when"),
+    ("at", "when", "again"),
     [
-        ([15.0], "between"),
-        ([22.0], "inside"),
-        ([26.0], "late"),
-        ([5.0, 26.0], "late"),  # made in the turn before, and thrown away with it
-        ([22.0, 26.0], "late"),  # made early, but it had to be made again
-        ([5.0, 22.0], "inside"),
+        ([15.0], "between", False),
+        ([22.0], "inside", False),
+        ([26.0], "late", True),
+        ([5.0, 26.0], "late", True),  # made in the turn before, and thrown away with it
+        ([22.0, 26.0], "inside", True),  # made early, and not taken over
+        ([5.0, 22.0], "inside", False),
     ],
 )
-def test_when_a_call_was_predicted(at: list[float], when: str) -> None:
+def test_when_a_call_was_predicted(at: list[float], when: str, again: bool) -> None:
     calls = [(t, "get_order_details", {"order_id": "1"}) for t in at]
-    assert retail_rows.predicted(fake_served(calls, answered=25.0)) == [("read", when)]
+    assert retail_rows.predicted(fake_served(calls, answered=25.0)) == [("read", when, again)]
 
 
 def test_no_task_is_both_learned_from_and_measured() -> None:

@@ -40,15 +40,18 @@ PAPER = {"gpt-5-nano": 0.228, "best single model": 0.343, "union of models": 0.3
 class Counts:
     """What became of the committed API calls, and of the early ones."""
 
-    calls: Counter[tuple[str, str]] = field(default_factory=Counter)
+    calls: Counter[tuple[str, str, bool]] = field(default_factory=Counter)
     claimed: int = 0
     discarded: int = 0
     irreversible: int = 0
 
-    def share(self, when: str, *kinds: str) -> float:
-        """Of the calls of these kinds, those that were predicted `when`."""
-        total = sum(n for (kind, _), n in self.calls.items() if kind in kinds)
-        return sum(n for (kind, at), n in self.calls.items() if kind in kinds and at == when) / max(1, total)
+    def share(self, when: str, *kinds: str, used: bool = False) -> float:
+        """Of the calls of these kinds, those that were predicted `when`; those that the run also took over."""
+        total = sum(n for (kind, _, _), n in self.calls.items() if kind in kinds)
+        found = (
+            n for (kind, at, again), n in self.calls.items() if kind in kinds and at == when and not (used and again)
+        )
+        return sum(found) / max(1, total)
 
 
 def kind_of(tool: str) -> str:
@@ -60,11 +63,11 @@ def kind_of(tool: str) -> str:
     return "read" if tool in world.READS else "write" if tool in world.WRITES else "other"
 
 
-def predicted(served: Served) -> list[tuple[str, str]]:
-    """Of each API call of a conversation its kind, and whether it was made before the model had asked for it.
+def predicted(served: Served) -> list[tuple[str, str, bool]]:
+    """Of each API call of a conversation its kind, whether it was made before the model had asked for it, and again.
 
     ``between``: before the customer's message was sent, and after the last answer; ``inside``: after that, and before
-    the model had answered with the call; ``late``: otherwise, or if it had to be made again.
+    the model had answered with the call; ``late``: otherwise. It is made again if the run did not take it over.
     """
     out = []
     turn = number = -1
@@ -80,11 +83,8 @@ def predicted(served: Served) -> list[tuple[str, str]]:
             at = [t for t, name, args in served.shop.calls if (name, args) == (call["name"], call["args"])]
             at = [t for t in at if begun <= t <= served.ended[turn]]
             early = min((t for t in at if t < asked), default=None)
-            if early is None or any(t >= asked for t in at):
-                when = "late"
-            else:
-                when = "between" if early < served.began[turn] else "inside"
-            out.append((kind_of(call["name"]), when))
+            when = "late" if early is None else "between" if early < served.began[turn] else "inside"
+            out.append((kind_of(call["name"]), when, any(t >= asked for t in at)))
     return out
 
 
@@ -181,11 +181,12 @@ def recorded(settings: Settings) -> Outcome:
                 parts.append(found)
             return _merged(parts)
 
-    histories = [
-        History(k=5, tools=retail.EARLY, between_turns=True).fit(c.messages for c in learned) for learned, _ in chosen
-    ]
-    inside = run_async(measure(histories, waits=False))
-    between = run_async(measure(histories, waits=True))
+    def histories(**options: Any) -> list[History]:
+        return [History(**options).fit(c.messages for c in learned) for learned, _ in chosen]
+
+    inside = run_async(measure(histories(k=3, tools=retail.EARLY), waits=False))
+    # Writes are not begun while nobody has asked for them, so they are not guessed either.
+    between = run_async(measure(histories(k=5, tools=tuple(world.READS), between_turns=True), waits=True))
     assert inside.irreversible == between.irreversible == 0, "something irreversible was done early"
     reads, calls = inside.share("inside", "read"), between.share("between", "read", "write", "other")
     waste = inside.discarded / max(1, inside.claimed)
@@ -193,12 +194,16 @@ def recorded(settings: Settings) -> Outcome:
     return Outcome(
         {
             "retail_inside": Measured(
-                reads, "1", f"{count}, History, k=3: {inside.share('inside', 'write'):.0%} of the writes, too, staged"
+                reads,
+                "1",
+                f"{inside.share('inside', 'read', used=True):.2f} taken over by the run; {count}, History, k=3: "
+                f"{inside.share('inside', 'write'):.0%} of the writes, too, staged",
             ),
             "retail_between": Measured(
                 calls,
                 f"{between_limit(between):.2f}",
                 f"{fewer}, History, k=5, d=7; {between.share('between', 'read'):.0%} of the reads; "
+                f"{between.share('between', 'read', 'write', 'other', used=True):.2f} taken over by the run; "
                 f"{between.discarded} early calls in vain, {between.claimed} used",
             ),
             "retail_waste": Measured(waste, "0", f"{inside.discarded} in vain, {inside.claimed} used, k=3"),
@@ -214,8 +219,8 @@ def recorded(settings: Settings) -> Outcome:
 
 def between_limit(counts: Counts) -> float:
     """Writes are never begun while nobody has asked for them."""
-    total = sum(n for (kind, _), n in counts.calls.items() if kind != "think")
-    return sum(n for (kind, _), n in counts.calls.items() if kind in ("read", "other")) / max(1, total)
+    total = sum(n for (kind, _, _), n in counts.calls.items() if kind != "think")
+    return sum(n for (kind, _, _), n in counts.calls.items() if kind in ("read", "other")) / max(1, total)
 
 
 def timed(settings: Settings) -> Outcome:
