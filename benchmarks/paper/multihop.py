@@ -124,7 +124,7 @@ def timed(settings: Settings) -> Outcome:
     from examples import _multihop_world as world
 
     runs, index, wikipedia = world.load(settings.data, world.SEARCH_SECONDS * SCALE)
-    chosen = [next(r for r in runs if r.question == q) for q in questions_of(runs, settings.times(25, 4))]
+    chosen = [next(r for r in runs if r.question == q) for q in questions_of(runs, settings.times(12, 4))]
     settings.meter.start("multi-hop: time", 3 * len(chosen))
     guessers = {}
     for run in chosen:
