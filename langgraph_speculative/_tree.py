@@ -82,11 +82,19 @@ class Tree:
                 ex.frames.clear()
             self._release(previous)
             self.drop(
-                self._ledger.discard(lambda ex: self._root(ex) == key and ex.step < frame.step), "the run passed it"
+                self._ledger.discard(
+                    lambda ex: self._root(ex) == key and ex.step < frame.step and not self._outlasts(ex)
+                ),
+                "the run passed it",
             )
             self._forget_nested(frame)
         self._roots[key] = frame
         self._window.advance(key, frame.step)
+
+    def _outlasts(self, ex: Execution) -> bool:
+        """Whether a later superstep may still come to it: between turns nobody knows how the answer will begin."""
+        wait = self._session.wait
+        return wait is not None and not ex.info.step_bound and wait.has_launched(ex)
 
     def _forget_nested(self, frame: Frame) -> None:
         """The graphs that the step before ran inside its nodes are over."""

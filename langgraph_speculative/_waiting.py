@@ -299,6 +299,10 @@ class Wait:
         self._launched.append(ex)
         return ""
 
+    def has_launched(self, ex: Execution) -> bool:
+        """Whether it has begun before the run came."""
+        return ex in self._launched
+
     def _spent(self) -> int:
         calls = sum(tokens for ex in self._launched for _, tokens in usage_of(ex.output))
         return calls + sum(usage.draft for usage in self.session.report.usage.values())

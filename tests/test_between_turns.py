@@ -137,6 +137,39 @@ async def test_a_call_is_claimed_though_the_words_differ() -> None:
     assert not waits_of(fast)
 
 
+async def test_a_call_that_comes_later_than_guessed_is_claimed_all_the_same() -> None:
+    """The run begins with another call; what sees its arguments alone is bound to no superstep."""
+    shop = Shop()
+
+    def script(messages: list[Any]) -> AIMessage:
+        last = messages[-1]
+        if last.content == "a boots":
+            return says("And then.", call("look", word="shoes"))
+        return answer(messages)
+
+    def agent() -> Any:
+        @tool
+        async def look(word: str) -> str:
+            """Look it up."""
+            shop.tally.add(f"look {word}")
+            return f"a {word}"
+
+        return create_agent(ScriptedModel(script=script), [look], checkpointer=InMemorySaver())
+
+    plain = agent()
+    before = [texts(await plain.ainvoke(said(text), on("a"))) for text in ("a hat", "what about boots")]
+    shop.tally = Tally()
+    policy = Policy(depth=3, between_turns=BetweenTurns(tokens=0))
+    speculators: Any = {START: shop.person, "model": shop.next_call}
+    async with speculative(agent(), speculators=speculators, effects={"look": "read"}, policy=policy) as fast:
+        first = await fast.ainvoke(said("a hat"), on("a"))
+        await shop.waited()
+        second = await fast.ainvoke(said("what about boots"), on("a"))
+        assert [texts(first), texts(second)] == before
+        assert (shop.tally["look boots"], shop.tally["look shoes"]) == (1, 1)
+        assert fast.report().waits_claimed == 1
+
+
 async def test_the_right_words_let_the_model_be_claimed_too() -> None:
     shop = Shop()
     async with shop.fast(speculators={START: shop.person}, tokens=None, calls=9) as fast:

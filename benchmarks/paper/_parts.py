@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from benchmarks._engine_rows import Meter, NoMeter
 
-SYSTEMS: tuple[str, ...] = ("chess", "os_tuning")
+SYSTEMS: tuple[str, ...] = ("chess", "retail", "multihop", "os_tuning")
 """Modules of this package that have a `PART`, in the order of the table."""
 
 EXTRA = "pip install 'langgraph-speculative[paper]'"
