@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
@@ -13,13 +14,20 @@ from langchain_core.messages import AnyMessage, HumanMessage, ToolMessage
 from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables import RunnableConfig, RunnableLambda
 from langchain_core.tools import tool
-from langgraph.graph import add_messages
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.graph import START, add_messages
 
-from langgraph_speculative import Policy
+from langgraph_speculative import BetweenTurns, Budget, Guess, Policy, speculative
+from langgraph_speculative._spending import Spending
+from langgraph_speculative.speculators import BaseSpeculator
 from langgraph_speculative.testing import check_same_run
-from tests.support import ScriptedModel, Tally, call, chain, says
+from tests.support import ScriptedModel, Tally, Watch, call, chain, says
 
 ASK = {"messages": [HumanMessage("how much?", id="ask")]}
+
+
+def on(thread: str, **more: Any) -> Any:
+    return {"configurable": {"thread_id": thread}, **more}
 
 
 class Chat(TypedDict, total=False):
@@ -110,3 +118,121 @@ def test_documents_and_answers_are_changed_after_they_were_reported(sync: bool) 
         pair(build), {"x": 0}, sync=sync, speculators={"a": lambda state: {"x": 1}}, effects={"b": "pure"}
     )
     assert report.claimed == 1
+
+
+# --- policy and the time between turns --------------------------------------------------------------------------------
+
+
+class Person(BaseSpeculator):
+    """Guesses several inputs, or, with a price, one."""
+
+    def __init__(self, tally: Tally, *guesses: int, is_free: bool = True) -> None:
+        self.is_free = is_free
+        self._tally = tally
+        self._guesses = guesses
+
+    async def aguess(self, value: Any, config: Any) -> list[Guess]:
+        self._tally.add("asked")
+        usage = {} if self.is_free else {"draft": 10}
+        return [Guess({"x": x}, usage=usage if x == self._guesses[0] else {}) for x in self._guesses]
+
+
+class Turns:
+    """start -> work -> end, which waits for a person: what has been called early, and what has been heard of it."""
+
+    def __init__(self, *guesses: int, is_free: bool = True, hold: Any = None, **policy: Any) -> None:
+        self.tally, self.watch = Tally(), Watch()
+
+        async def work(state: Chat) -> Any:
+            self.tally.add(f"work {state['x']}")
+            if hold is not None and self.tally[f"work {state['x']}"] == 1 and state["x"] in guesses:
+                await hold.wait()
+            return {}
+
+        own = {"between_turns": BetweenTurns(), "breadth": 4, "hooks": (self.watch,), **policy}
+        self.fast = speculative(
+            chain(Chat, work).compile(checkpointer=InMemorySaver()),
+            speculators={START: Person(self.tally, *guesses, is_free=is_free)},
+            effects={"work": "read"},
+            policy=Policy(**own),
+        )
+
+    async def wait(self) -> Any:
+        """The wait that is open."""
+        (wait,) = self.fast._speculation.waits._open.values()  # type: ignore[union-attr]
+        return wait
+
+
+@pytest.mark.parametrize("policy", [{"value_per_second": 0.0}, {"budget": Budget(tokens_per_hour=15)}])
+async def test_who_guesses_what_a_person_says_is_weighed_as_any_other(policy: dict[str, Any]) -> None:
+    turns = Turns(1, is_free=False, **policy)
+    async with turns.fast as fast:
+        for thread in "abc":
+            await fast.ainvoke({"x": 0}, on(thread))
+            await turns.watch.saw("wait", count=2 * turns.tally["threads"] + 2).wait()
+            turns.tally.add("threads")
+            for _ in range(50):
+                await asyncio.sleep(0)
+    # The first answer says what asking costs: from then on it is known not to fit into the hour's budget.
+    asked = 0 if "value_per_second" in policy else 1
+    assert turns.tally["asked"] == asked
+    start = fast.report().nodes[START]
+    assert sum(start.closed.values()) == 3 - asked
+    assert start.windows == 0
+    assert sum(usage.draft for usage in fast.report().usage.values()) == 10 * asked
+
+
+async def test_a_wait_obeys_the_bound_of_the_run_before_it_and_the_next_one_its_own() -> None:
+    hold = Tally().reached("never")
+    turns = Turns(1, 2, 3, hold=hold)
+    async with turns.fast as fast:
+        await fast.ainvoke({"x": 0}, on("a", max_concurrency=1))
+        await turns.watch.saw("stop", count=2).wait()
+        assert fast.report().stopped == {}
+        assert sum(turns.tally[f"work {x}"] for x in (1, 2, 3)) == 1
+        # What the wait has begun is under way still: the run makes room for its own call.
+        await fast.ainvoke({"x": 0}, on("a", max_concurrency=1))
+        assert [e.detail for e in turns.watch.of("discard")] == ["max_concurrency: the run needs the room"]
+    assert fast.report().stopped["max_concurrency calls are under way"].count == 2
+
+
+async def test_a_request_that_switches_speculation_on_waits_with_it_on() -> None:
+    turns = Turns(1, mode="observe")
+    async with turns.fast as fast:
+        await fast.ainvoke({"x": 0}, on("a"))
+        assert not turns.watch.of("wait")
+        await fast.ainvoke({"x": 0}, on("a", metadata={"speculation": "on"}))
+        await turns.tally.reached("work 1").wait()
+        await fast.ainvoke({"x": 1}, on("a", metadata={"speculation": "on"}))
+        assert turns.tally["work 1"] == 1
+        assert fast.report().waits_claimed == 1
+        assert fast.report().nodes[START].windows == 1
+
+
+@pytest.mark.parametrize("share", [{"rollout": 0.0}, {"holdout": 1.0}])
+async def test_a_thread_that_is_held_out_does_not_wait_on(share: dict[str, float]) -> None:
+    turns = Turns(1, **share)
+    async with turns.fast as fast:
+        await fast.ainvoke({"x": 0}, on("a", metadata={"speculation": "on"}))
+        await turns.tally.reached("work 1").wait()
+        await fast.ainvoke({"x": 1}, on("a"))
+        assert turns.tally["work 1"] == 2
+        assert not fast._speculation.waits
+        await turns.watch.saw("end", count=2).wait()
+        assert turns.watch.of("wait")[-1].detail == "moved"
+
+
+def test_who_waits_takes_no_share_of_a_budget() -> None:
+    spending = Spending(Budget(tokens_per_hour=100, calls=4))
+    run = spending.open()
+    waits = [spending.open(waits=True) for _ in range(9)]
+    assert spending.refuses_call(run, 100, 0) == ""
+    assert [spending.refuses_call(wait, 50, 0) for wait in waits] == [""] * 9
+    assert spending.refuses_call(waits[0], 51, 0) == "budget: tokens of the hour"
+    waits[0].waits = False  # its run has come
+    assert spending.refuses_call(run, 51, 0) == "budget: tokens of the hour"
+    # The loop of one has ended without a word: what it had under way is not held for ever.
+    spending.reserve(waits[0], 100, 0)
+    assert spending.refuses_call(run, 1, 0) == "budget: tokens of the hour"
+    del waits[0]
+    assert spending.refuses_call(run, 100, 0) == ""
