@@ -22,6 +22,7 @@ from langgraph_speculative._spending import Spending
 from langgraph_speculative.speculators import BaseSpeculator
 from langgraph_speculative.testing import check_same_run
 from tests.support import ScriptedModel, Tally, Watch, call, chain, says
+from tests.test_stream_calls import Writing, looker, looks, text
 
 ASK = {"messages": [HumanMessage("how much?", id="ask")]}
 
@@ -236,3 +237,74 @@ def test_who_waits_takes_no_share_of_a_budget() -> None:
     assert spending.refuses_call(run, 1, 0) == "budget: tokens of the hour"
     del waits[0]
     assert spending.refuses_call(run, 100, 0) == ""
+
+
+# --- policy and the Actor's own stream ---------------------------------------------------------------------------------
+
+PRICES = {"look": 0.001}
+
+
+def writing(tally: Tally, *before: Any, guess: Any = None, **options: Any) -> Any:
+    """An agent that writes a call, and does not end before it is made, unless it is asked to be quick."""
+
+    def script(messages: list[Any]) -> list[Any]:
+        if isinstance(messages[-1], ToolMessage):
+            return [text("all seen")]
+        if messages[-1].content == "quick":
+            return [*looks(0, "c1", "q"), text("")]
+        return [*before, *looks(0, "c1", "a"), tally.reached("look a"), text("")]
+
+    own = {"effects": {"look": "read"}, "speculators": None if guess is None else {"model": guess}}
+    return speculative(create_agent(Writing(script=script), [looker(tally)]), **{**own, **options})
+
+
+async def streamed(fast: Any, words: str) -> Any:
+    """The last message of a run whose model streams."""
+    modes = ["messages", "values"]
+    chunks = [c async for c in fast.astream({"messages": [HumanMessage(words)]}, stream_mode=modes)]
+    return next(values for mode, values in reversed(chunks) if mode == "values")["messages"][-1].content
+
+
+async def test_what_the_actor_writes_is_no_guess_among_those_that_prices_choose_from() -> None:
+    tally = Tally()
+
+    async def guess(state: Any) -> Any:
+        if state["messages"][-1].content == "slow":
+            return {"messages": [says("", call("look", what="g"))]}
+        return None
+
+    fast = writing(tally, tally.reached("look g"), guess=guess, policy=Policy(prices=PRICES))
+    await streamed(fast, "quick")
+    assert await streamed(fast, "slow") == "all seen"
+    assert (tally["look g"], tally["look a"]) == (1, 1)
+    assert fast.report().nodes["tools.look"].usd["discarded"] == PRICES["look"]
+
+
+async def test_what_the_actor_writes_is_no_evidence() -> None:
+    tally = Tally()
+    fast = writing(tally, policy=Policy(prices=PRICES))
+    for _ in range(3):
+        await streamed(fast, "slow")
+    report, knowledge = fast.report(), fast._speculation.knowledge
+    assert (report.windows, report.nodes["model"].guesses, report.nodes["model"].judged) == (0, 0, 0)
+    assert tally["look a"] == report.nodes["tools.look"].claimed == 3
+    for label in ("model", "tools.look"):
+        known = knowledge.of(label)
+        assert (bool(known.calibration), bool(known.fresh), list(known.door.windows)) == (False, False, [])
+    assert report.nodes["tools.look"].usd == {"committed": pytest.approx(3 * PRICES["look"])}
+
+
+@pytest.mark.parametrize(
+    ("options", "guesses"),
+    [
+        ({"policy": Policy(mode="observe")}, 1),
+        ({"policy": Policy(prices=PRICES, value_per_second=0)}, 1),
+        ({"policy": Policy(), "speculators": {}}, 0),
+    ],
+    ids=["observe", "worthless", "none"],
+)
+async def test_where_the_actors_stream_starts_nothing(options: Any, guesses: int) -> None:
+    tally = Tally()
+    fast = writing(tally, **options)
+    await streamed(fast, "quick")
+    assert (fast.report().launched, fast.report().guesses) == (0, guesses)
