@@ -16,44 +16,42 @@ class Concurrency:
     """Calls of one run under way: its own, and early ones.
 
     Args:
-        limit: Calls at the same time; ``None`` for no bound, and then nothing is counted.
+        limit: Calls at the same time; ``None`` for no bound, and then the run's own are not counted.
     """
 
     def __init__(self, session: Session, limit: int | None) -> None:
         self._session = session
-        self._limit = limit
+        self.limit = limit
         self._lock = threading.Lock()
         self._real = 0
         self._early: dict[Execution, None] = {}
 
     def has_room(self) -> bool:
         """Whether an early call may begin."""
-        if self._limit is None:
+        if self.limit is None:
             return True
         with self._lock:
-            return self._real + len(self._early) < self._limit
+            return self._real + len(self._early) < self.limit
 
     def began(self, ex: Execution) -> None:
         """An early call begins."""
-        if self._limit is not None:
-            with self._lock:
-                self._early[ex] = None
+        with self._lock:
+            self._early[ex] = None
 
     def ended(self, ex: Execution) -> None:
         """An early call has ended."""
-        if self._limit is not None:
-            with self._lock:
-                self._early.pop(ex, None)
+        with self._lock:
+            self._early.pop(ex, None)
 
     def enters(self, info: LeafInfo) -> None:
         """The run is at a call, to be made or taken over; of what only contains calls, it is these that count."""
-        if self._limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
+        if self.limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
             with self._lock:
                 self._real += 1
 
     def leaves(self, info: LeafInfo) -> None:
         """That call is over."""
-        if self._limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
+        if self.limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
             with self._lock:
                 self._real -= 1
 
@@ -64,10 +62,10 @@ class Concurrency:
 
     def executes(self) -> None:
         """The run makes a call itself: where there is no room for it, the latest unclaimed early one ends."""
-        if self._limit is None:
+        if self.limit is None:
             return
         with self._lock:
-            over = self._real + len(self._early) - self._limit
+            over = self._real + len(self._early) - self.limit
             # An action that was cut off might still act.
             latest = [ex for ex in reversed(self._early) if ex.state is State.RUNNING and ex.action is None]
         if over > 0 and latest:

@@ -10,12 +10,16 @@ import itertools
 import threading
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from langchain_core.callbacks import AsyncCallbackManager, CallbackManager
-from langchain_core.outputs import ChatGeneration, LLMResult
+from langchain_core.documents import Document
+from langchain_core.messages import BaseMessage
+from langchain_core.outputs import Generation, LLMResult
 from langchain_core.runnables import RunnableConfig
+from langgraph.types import Command
 
 from langgraph_speculative import _compat
 from langgraph_speculative._claimant import Claimant
@@ -169,7 +173,9 @@ class Gate:
         if event[0] == "on_retry":
             self.saw_retry = True
         if self._target is None:
-            kept = (event[0], event[1], _containers(event[2]), _containers(event[3]), *event[4:])
+            whole = event[0] == "on_tool_end"  # which no graph's stream listens to
+            args, kwargs = _as_it_is(event[2], whole=whole), _as_it_is(event[3], whole=whole)
+            kept = (event[0], event[1], args, kwargs, *event[4:])
             with self._lock:
                 if self._target is None:
                     self._held.append(("event", kept))
@@ -234,25 +240,30 @@ class Gate:
         return True
 
 
-def _containers(value: Any) -> Any:
-    """A copy of the containers alone: code appends to a list that it has reported, but leaves messages as they are.
+def _as_it_is(value: Any, *, whole: bool = False) -> Any:
+    """A copy of what code that has reported it may still change: containers, messages, answers, documents, commands.
 
-    But for a model's answer: an agent writes its own name on that.
+    Args:
+        whole: Also messages without an id. Where a graph's own stream may report one, it gives it the id that the
+            message has in the state, so it has to be the same object.
     """
     kind = type(value)
-    if kind is LLMResult:
-        return value.model_copy(update={"generations": [[_answer(g) for g in each] for each in value.generations]})
     if kind is dict:
-        return {k: _containers(v) for k, v in value.items()}
+        return {k: _as_it_is(v, whole=whole) for k, v in value.items()}
     if kind is list or kind is tuple:
-        return kind([_containers(v) for v in value])
+        return kind([_as_it_is(v, whole=whole) for v in value])
+    if kind is LLMResult:
+        return value.model_copy(update={"generations": _as_it_is(value.generations)})
+    if isinstance(value, Command):
+        return replace(value, update=_as_it_is(value.update, whole=whole))
+    if isinstance(value, BaseMessage) and value.id is None and not whole:
+        return value
+    if isinstance(value, BaseMessage | Generation | Document):
+        try:
+            return copy_value(value)
+        except Opaque:
+            return value
     return value
-
-
-def _answer(generation: Any) -> Any:
-    if not isinstance(generation, ChatGeneration):
-        return generation
-    return generation.model_copy(update={"message": generation.message.model_copy()})
 
 
 def write_custom(chunk: Any) -> None:

@@ -114,7 +114,9 @@ class Session:
         """A run has come, after a wait: from now on this is its session."""
         self.report.runs = 1
         self._trackers, self._opened = trackers, time.monotonic()
-        self.concurrency = Concurrency(self, max_concurrency)
+        # Early calls of the wait may be under way still.
+        self.concurrency.limit = max_concurrency
+        self.valuation.go_on()
         self.context = _compat.clean_context()
         self.tree.in_context(self.context)
         self.emit("run")

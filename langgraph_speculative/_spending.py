@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakSet
 
 from langgraph_speculative.budget import Budget
 
@@ -46,9 +47,14 @@ class Reservation:
 
 
 class Purse:
-    """One run: what it has spent, and what it has under way."""
+    """One run: what it has spent, and what it has under way.
 
-    def __init__(self) -> None:
+    Attributes:
+        waits: It is none yet, but a wait for one: others need not leave it its share.
+    """
+
+    def __init__(self, *, waits: bool = False) -> None:
+        self.waits = waits
         self.spent = Amounts()
         self.under_way: set[Reservation] = set()
 
@@ -66,11 +72,12 @@ class Spending:
         self._clock = clock
         self._lock = threading.Lock()
         self._minutes: deque[tuple[float, Amounts]] = deque()
-        self._purses: set[Purse] = set()
+        # Weakly: the loop of a wait may end without a word.
+        self._purses: WeakSet[Purse] = WeakSet()
 
-    def open(self) -> Purse:
-        """A run begins."""
-        purse = Purse()
+    def open(self, *, waits: bool = False) -> Purse:
+        """A run begins, or a wait for one."""
+        purse = Purse(waits=waits)
         with self._lock:
             self._purses.add(purse)
         return purse
@@ -101,7 +108,7 @@ class Spending:
             return ""
         with self._lock:
             # An equal share, but never less than one: what is left may go to whoever asks first.
-            share = max(1, budget.calls // max(1, len(self._purses)))
+            share = max(1, budget.calls // self._sharers(purse))
             flying = sum(len(p.under_way) for p in self._purses)
             full = len(purse.under_way) >= share or flying >= budget.calls
             return "budget: calls in flight" if full else ""
@@ -115,7 +122,7 @@ class Spending:
             if budget.waste is not None and tokens:
                 hour = self._hour()
                 left = budget.waste * hour.committed + budget.allowance - hour.discarded
-                if tokens > self._share(left - self._reserved()[0]):
+                if tokens > self._share(purse, left - self._reserved()[0]):
                     return f"budget: discarded tokens have reached {budget.waste:.0%} of the committed ones"
             return self._limits(purse, tokens, usd)
 
@@ -130,16 +137,20 @@ class Spending:
         if budget.tokens_per_hour is not None or budget.usd_per_hour is not None:
             hour, reserved = self._hour(), self._reserved()
             left_tokens = (budget.tokens_per_hour or 0.0) - hour.tokens - reserved[0]
-            if budget.tokens_per_hour is not None and tokens > self._share(left_tokens):
+            if budget.tokens_per_hour is not None and tokens > self._share(purse, left_tokens):
                 return "budget: tokens of the hour"
             left_usd = (budget.usd_per_hour or 0.0) - hour.usd - reserved[1]
-            if budget.usd_per_hour is not None and usd > self._share(left_usd):
+            if budget.usd_per_hour is not None and usd > self._share(purse, left_usd):
                 return "budget: USD of the hour"
         return ""
 
-    def _share(self, left: float) -> float:
+    def _share(self, purse: Purse, left: float) -> float:
         """What one run may take at once of what is left; below 0 if nothing is."""
-        return left / max(1, len(self._purses)) if left > 0 else -1.0
+        return left / self._sharers(purse) if left > 0 else -1.0
+
+    def _sharers(self, purse: Purse) -> int:
+        """Among how many what is left is shared: the runs under way, and the one that asks."""
+        return max(1, sum(not p.waits or p is purse for p in self._purses))
 
     def _hour(self) -> Amounts:
         now = self._clock()

@@ -208,6 +208,12 @@ class Tree:
             self._answers[person] = answer
         assert isinstance(person.info, NodeInfo)
         self._window.advance(id(loop), step)
+        if reason := self._session.valuation.refuses_guess(person.info):
+            person.asked = False
+            if answer is not None:
+                answer.asked = False
+            self._session.emit("stop", person.info, person.step, reason)
+            return
         self._shadows.start(person, person.info)
 
     def go_on(self, waiting: Iterable[Frame], said: Execution | None, output: Any, frozen: Any) -> None:

@@ -38,8 +38,12 @@ class Valuation:
         self._session = session
         self._policy = session.policy
         self._knowledge = knowledge
-        self._purse = knowledge.spending.open()
+        self._purse = knowledge.spending.open(waits=session.wait is not None)
         self._under_way: dict[Execution, tuple[Reservation, list[Door]]] = {}
+
+    def go_on(self) -> None:
+        """A run has come, after a wait."""
+        self._purse.waits = False
 
     # --- guesses ------------------------------------------------------------------------------------------------
 
@@ -123,14 +127,18 @@ class Valuation:
         if not isinstance(last, NodeInfo):
             return choices
         cost = max((self._knowledge.usd_of(label) for label in self._behind(last)), default=0.0)
-        if not cost:
+        # What the Actor itself has written is no guess among others.
+        guesses = [choice for choice in choices if not _is_written(choice)]
+        if not cost or not guesses:
             return choices
         hit = self._saving_behind(last) * self._policy.value_per_second + cost
-        alive = [_joint(choice) for choice, child in frame.children.items() if child.state is not FrameState.DEAD]
-        each = sorted(alive, reverse=True) + [_joint(choice) for choice in choices]
+        children = {c: child for c, child in frame.children.items() if not _is_written(c)}
+        alive = [_joint(choice) for choice, child in children.items() if child.state is not FrameState.DEAD]
+        each = sorted(alive, reverse=True) + [_joint(choice) for choice in guesses]
         # The first one is judged call by call.
         branches = max(1, greedy_breadth(each, hit, cost, self._policy.breadth))
-        return choices[: max(0, branches - len(alive))]
+        taken = guesses[: max(0, branches - len(alive))]
+        return [choice for choice in choices if _is_written(choice) or choice in taken]
 
     def _behind(self, info: NodeInfo) -> list[str]:
         """The nodes and tools that may come behind a node, of those that have been seen."""
@@ -168,8 +176,7 @@ class Valuation:
         if cost.usd is None and self._policy.budget.counts_usd:
             return self._closed(info, f"budget: the model of {info.label!r} has no price")
         known = knowledge.of(info.label)
-        with knowledge.lock:
-            probability = known.calibration.probability(TAKEN, 0, likely)
+        probability = self._taken(info, likely, guessed)
         if cost.usd and guessed:
             saving = knowledge.of(guessed[0]).saving_before(info.label, known)
             pays = worth(probability, saving, self._policy.value_per_second, cost.usd)
@@ -180,19 +187,26 @@ class Valuation:
             info, knowledge.spending.refuses_call(self._purse, lost * cost.tokens, lost * (cost.usd or 0.0))
         )
 
+    def _taken(self, info: LeafInfo, likely: float, guessed: Sequence[str]) -> float:
+        """How likely a call is taken over; what stands on no guess has nothing in common with what does."""
+        if not guessed:
+            return likely
+        with self._knowledge.lock:
+            return self._knowledge.of(info.label).calibration.probability(TAKEN, 0, likely)
+
     def began(self, ex: Execution) -> None:
         """An early call begins."""
         likely, guessed = ex.line = line_of(ex)
         cost = self._knowledge.cost_of(ex.info)
         if cost.is_free and self._policy.budget.calls is None:
             return
-        with self._knowledge.lock:
-            lost = 1 - self._knowledge.of(ex.info.label).calibration.probability(TAKEN, 0, likely)
+        lost = 1 - self._taken(ex.info, likely, guessed)
         reservation = self._knowledge.spending.reserve(self._purse, lost * cost.tokens, lost * (cost.usd or 0.0))
         doors = [self._knowledge.of(label).door for label in guessed if not cost.is_free]
         unproven = [door for door in doors if not door.is_proven]
-        for door in unproven:
-            door.under_way += 1
+        with self._knowledge.lock:
+            for door in unproven:
+                door.under_way += 1
         self._under_way[ex] = reservation, unproven
 
     def ended(self, ex: Execution, *, taken: bool) -> None:
@@ -221,8 +235,9 @@ class Valuation:
         held = self._under_way.pop(ex, None)
         if held is not None:
             self._knowledge.spending.release(self._purse, held[0])
-            for door in held[1]:
-                door.under_way -= 1
+            with self._knowledge.lock:
+                for door in held[1]:
+                    door.under_way -= 1
 
     def committed(self, info: LeafInfo, seconds: float, used: Sequence[tuple[str, int, int, int]]) -> None:
         """The run has executed a node or tool, and spent tokens: model, input, output, total."""
@@ -284,6 +299,10 @@ def line_of(ex: Execution) -> tuple[float, list[str]]:
 
 def _joint(choice: Choice) -> float:
     return prod(p.probability for p in choice if p is not None and p.verdict is not Verdict.RIGHT)
+
+
+def _is_written(choice: Choice) -> bool:
+    return any(p is not None and p.is_partial for p in choice)
 
 
 def _speculator_of(info: LeafInfo) -> str:

@@ -371,7 +371,7 @@ class Waits:
     """The waits of one graph and its copies.
 
     Args:
-        make: Makes a wait's session, for the synchronous world or the running loop.
+        make: Makes a wait's session after the one of the run that has ended.
     """
 
     def __init__(
@@ -379,7 +379,7 @@ class Waits:
         limits: BetweenTurns,
         info: NodeInfo,
         learning: Learning,
-        make: Callable[[bool, Wait], Session],
+        make: Callable[[Session, Wait], Session],
     ) -> None:
         self._limits = limits
         self._info = info
@@ -419,9 +419,7 @@ class Waits:
         if self._info.learns:
             with suppress(Opaque):  # the caller may go on with it
                 turn.given = copy_value(turn.given)
-        wait = Wait(
-            turn, self._limits, self._info, self._learning, lambda own: self._make(session.sync, own), self._forget
-        )
+        wait = Wait(turn, self._limits, self._info, self._learning, lambda own: self._make(session, own), self._forget)
         with self._lock:
             older = [self._open.pop(turn.thread)] if turn.thread in self._open else []
             if len(self._open) >= MAX_WAITS:

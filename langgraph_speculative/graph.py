@@ -9,6 +9,7 @@ import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 from typing import Any, TypeVar, cast, overload
 
@@ -32,7 +33,7 @@ from langgraph_speculative._waiting import Turn, Wait, Waits
 from langgraph_speculative.effects import Effect, EffectTable
 from langgraph_speculative.errors import SpeculationError, SpeculationInactiveWarning, UntestedLangGraphWarning
 from langgraph_speculative.journal import Journal, journal_of
-from langgraph_speculative.policy import MODES, Policy
+from langgraph_speculative.policy import MODES, Mode, Policy
 from langgraph_speculative.report import Report
 from langgraph_speculative.speculators._protocol import Speculator, check_speculator
 
@@ -64,7 +65,7 @@ class _Speculation:
                 policy.between_turns,
                 rewritten.start,
                 self._learning,
-                lambda sync, wait: self._session(self.policy, sync, wait=wait),
+                lambda ran, wait: self._session(ran.policy, ran.sync, ran.concurrency.limit, wait=wait),
             )
 
     def mode(self, config: RunnableConfig | None) -> str:
@@ -95,7 +96,7 @@ class _Speculation:
             return None
         if self.memory is not None:
             self.memory.load()
-        policy = self.policy if mode == self.policy.mode else _with_mode(self.policy, mode)
+        policy = self.policy if mode == self.policy.mode else replace(self.policy, mode=cast(Mode, mode))
         beside = (config or {}).get("max_concurrency")
         if self.waits is None or mode != "on" or not thread:
             return self._session(policy, sync, beside)
@@ -161,11 +162,15 @@ class _Speculation:
             self._journal = journal_of(self.policy.journal)
         return self._journal
 
+    def save(self) -> None:
+        """Keep what was learned, for the last time."""
+        if self.memory is not None:
+            self.memory.save(at_once=True)
+
     def close(self) -> list[Wait]:
         """End speculation; the waits that are still to end."""
         self.closed = True
-        if self.memory is not None:
-            self.memory.save(at_once=True)
+        self.save()
         waits = [] if self.waits is None else self.waits.close()
         if self._journal is not None:
             self._journal.shut()
@@ -180,13 +185,6 @@ class _Speculation:
         if sync:
             return True
         return session.loop is asyncio.get_running_loop()
-
-
-@cache
-def _with_mode(policy: Policy, mode: Any) -> Policy:
-    from dataclasses import replace
-
-    return replace(policy, mode=mode)
 
 
 class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
@@ -221,7 +219,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As in LangGraph; opens a session for the run."""
         place = self._place(config)
         with place or nullcontext():
-            session = self._open(config, sync=True, given=input) if place is None or place.speculates else None
+            session = self._open(config, sync=True, given=input, place=place)
             if session is None:
                 yield from super().stream(input, config, **kwargs)
                 return
@@ -238,7 +236,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As in LangGraph; opens a session for the run."""
         place = self._place(config)
         with place or nullcontext():
-            session = self._open(config, sync=False, given=input) if place is None or place.speculates else None
+            session = self._open(config, sync=False, given=input, place=place)
             run: Any
             if session is None:
                 run = super().astream(input, config, **kwargs)
@@ -298,10 +296,15 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
     def _thread(self, config: RunnableConfig | None) -> str:
         return _compat.thread_of(config, self.config, _compat.var_child_runnable_config.get())
 
-    def _open(self, config: RunnableConfig | None, *, sync: bool, given: Any = None) -> Session | None:
+    def _open(
+        self, config: RunnableConfig | None, *, sync: bool, given: Any = None, place: Place | None = None
+    ) -> Session | None:
         if self._lacks_thread(config):
             return None
         try:
+            if place is not None and not place.speculates:
+                self._speculation.moved(self._thread(config))
+                return None
             own = self._with_own(config)
             return self._speculation.open(own, sync=sync, thread=self._thread(config), given=given)
         except SpeculationError:
@@ -367,6 +370,7 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
         """As `close`; returns when nothing that went on between turns is left on this event loop."""
         for wait in self._speculation.close():
             await wait.gone()
+        self._speculation.save()
 
     def __enter__(self) -> SpeculativeGraph:
         return self

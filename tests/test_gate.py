@@ -12,7 +12,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager,
 from langgraph.runtime import Runtime
 
 from langgraph_speculative._claimant import Claimant
-from langgraph_speculative._gate import CURRENT, Gate, _containers, write_custom
+from langgraph_speculative._gate import CURRENT, Gate, _as_it_is, write_custom
 from langgraph_speculative._saver import GateSaver
 from langgraph_speculative._view import Barrier
 
@@ -174,7 +174,7 @@ def test_the_writer_of_branches_writes_to_the_gate_of_its_context() -> None:
 def test_containers_are_copied_and_what_they_hold_is_not() -> None:
     message = object()
     value = {"k": [message, (message, {"d": message})], "s": "text"}
-    new = _containers(value)
+    new = _as_it_is(value)
     assert new == value
     assert new is not value
     assert new["k"] is not value["k"]

@@ -40,7 +40,6 @@ class Guess:
         confidence: Probability in [0, 1] that it is right.
         source: Who guessed it, where a Speculator asks several others.
         usage: Tokens that asking has cost, by model. Where one question gave several guesses, the first one says it.
-        usage: Tokens that the guess has cost, by model.
         resume: For `START`, instead of an output: the answer to the question that the graph has asked with `interrupt`.
 
     Raises:
