@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from langgraph_speculative.speculators._history_calibration import Calibration
 from langgraph_speculative.speculators._history_events import Event
 from langgraph_speculative.speculators._history_index import Index, call_key
 from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
-from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
+from langgraph_speculative.speculators._history_sources import CONSTANT, Template, Way, templates_of
 
 RATE = 0.5
 DECAY = 0.0005
@@ -59,7 +60,7 @@ class Model:
         self.calibration = Calibration()
         self.steps = 0
         self.together = 0.0
-        self._ways: dict[str, list[Template]] = {}
+        self._ways: dict[str, list[Way]] = {}
         self._memory: list[tuple[Decision, int]] = []
         self._passed = 0
         self._is_new = True
@@ -82,12 +83,17 @@ class Model:
 
     def _base(self, context: list[str], words: list[str]) -> dict[str, float]:
         """What the context says for each tool."""
-        base: dict[str, float] = {}
-        for names, scale in ((context, 1.0), (words, SOFT)):
-            for name in names:
-                if (row := self.context.get(name)) is not None:
-                    for tool, cell in list(row.items()):
-                        base[tool] = base.get(tool, 0.0) + scale * cell[0]
+        base: defaultdict[str, float] = defaultdict(float)
+        rows = self.context
+        # Copies: a row may grow meanwhile in another thread.
+        for name in context:
+            if (row := rows.get(name)) is not None:
+                for tool, cell in row.copy().items():
+                    base[tool] += cell[0]
+        for name in words:
+            if (row := rows.get(name)) is not None:
+                for tool, cell in row.copy().items():
+                    base[tool] += SOFT * cell[0]
         return base
 
     def probabilities(self, decision: Decision) -> list[float]:
@@ -206,16 +212,20 @@ class Model:
             _know(self.known, call.name, template)
         if len(counts) > 2 * MAX_WAYS:
             _drop_rare(counts)
-        self._ways[call.name] = _frequent(counts, WAYS)
+        self._ways[call.name] = self._found_ways(call.name, counts)
+
+    def _found_ways(self, tool: str, counts: dict[Template, list[float]]) -> list[Way]:
+        made = {way.template: way for way in self._ways.get(tool, ())}
+        return [made.get(template) or Way(template) for template in _frequent(counts, WAYS)]
 
     def refresh(self) -> None:
         """Find again what follows from the templates."""
         # New ones at once: a guess under way in another thread goes on with the old.
-        ways: dict[str, list[Template]] = {}
+        ways: dict[str, list[Way]] = {}
         known: dict[str, set[str]] = {}
         for tool, counts in self.templates.items():
             _drop_rare(counts)
-            ways[tool] = _frequent(counts, WAYS)
+            ways[tool] = self._found_ways(tool, counts)
             for template in counts:
                 _know(known, tool, template)
         self._ways, self.known = ways, known
