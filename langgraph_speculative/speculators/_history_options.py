@@ -32,17 +32,17 @@ class Decision:
         context: Features of the point itself, each with a weight per tool.
         words: The same, of words: they speak more softly, being many.
         options: What it may decide.
-        base: What context and words say for each tool, while the weights are those it was made with.
+        base: What context and words say for each tool; ``None`` once the weights are others.
     """
 
     context: list[str]
     words: list[str]
     options: list[Option]
-    base: dict[str, float]
+    base: dict[str, float] | None
 
 
-def context_of(index: Index) -> tuple[list[str], list[str]]:
-    """Features of the conversation as it stands: of its events, and of its words."""
+def context_of(index: Index) -> tuple[list[str], list[str], list[str]]:
+    """Features of the conversation as it stands: of its events, of what was said, and of the words in a result."""
     symbols = index.symbols
     turn: list[str] = []
     for symbol in reversed(symbols):
@@ -64,9 +64,10 @@ def context_of(index: Index) -> tuple[list[str], list[str]]:
     fresh = {"u": "w", "?": "q"}.get(last, "v")
     words = [f"{fresh}{n}" for n in said]
     words += [f"{fresh}s{n}" for n in asked]
+    facts: list[str] = []
     if index.events and (event := index.events[-1]).kind == "result":
-        words += _facts(event.name or last[2:], event.value)
-    return found, words
+        facts = _facts(event.name or last[2:], event.value)
+    return found, words, facts
 
 
 def _facts(tool: str, result: Any) -> list[str]:
