@@ -19,7 +19,7 @@ from langgraph_speculative.speculators._history_conversations import Conversatio
 from langgraph_speculative.speculators._history_index import Index
 from langgraph_speculative.speculators._history_model import MAX_WAYS, Model
 from langgraph_speculative.speculators._history_shares import share_of
-from langgraph_speculative.speculators._history_sources import calls_of, templates_of
+from langgraph_speculative.speculators._history_sources import Way, calls_of, templates_of
 
 Messages = list[dict[str, Any]]
 
@@ -250,7 +250,7 @@ def test_arguments_of_one_call_come_from_one_element() -> None:
     legs = [{"from": "AAA", "to": "BBB"}, {"from": "CCC", "to": "DDD"}]
     template = templates_of(indexed(call("trip"), result("trip", legs)), {"a": "CCC", "b": "DDD"})[0]
     new = indexed(call("trip"), result("trip", [{"from": "P", "to": "Q"}, {"from": "R", "to": "S"}]))
-    assert [args for _, args, _ in calls_of(new, template, 9)] == [{"a": "P", "b": "Q"}, {"a": "R", "b": "S"}]
+    assert [args for _, args, _ in calls_of(new, Way(template), 9)] == [{"a": "P", "b": "Q"}, {"a": "R", "b": "S"}]
 
 
 @pytest.mark.parametrize(
@@ -265,7 +265,7 @@ def test_arguments_of_one_call_come_from_one_element() -> None:
 )
 def test_values_are_made_from_words(text: str, value: Any, other: str, made: Any) -> None:
     template = templates_of(indexed(user(text)), {"x": value})[0]
-    assert {"x": made} in [args for _, args, _ in calls_of(indexed(user(other)), template, 9)]
+    assert {"x": made} in [args for _, args, _ in calls_of(indexed(user(other)), Way(template), 9)]
 
 
 @pytest.mark.parametrize("name", ["k", "half_life", "max_weights", "max_tenants", "expiry"])

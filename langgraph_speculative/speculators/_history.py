@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from langchain_core.messages import AIMessage
+from langchain_core.messages import AIMessage, ToolCall
 from langchain_core.runnables import RunnableConfig
 from langgraph.store.base import BaseStore
 
@@ -25,6 +25,7 @@ from langgraph_speculative.speculators._history_events import (
     written,
 )
 from langgraph_speculative.speculators._history_model import Model
+from langgraph_speculative.speculators._history_options import Option
 from langgraph_speculative.speculators._history_shares import Redact, adopt, share_of
 from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 START = "__start__"
 EVERYBODY = "everybody"
+_EMPTY = AIMessage("")
 
 Tenant = Callable[[RunnableConfig], str]
 
@@ -322,7 +324,10 @@ class Speaks(BaseSpeculator):
         return self.guess(value, config)
 
 
-def _message(calls: list[Any]) -> AIMessage:
-    return AIMessage(
-        "", tool_calls=[{"name": c.tool, "args": dict(c.args), "id": f"call_{uuid.uuid4().hex[:24]}"} for c in calls]
-    )
+def _message(calls: list[Option]) -> AIMessage:
+    made = [
+        ToolCall(name=c.tool, args=dict(c.args or {}), id=f"call_{uuid.uuid4().hex[:24]}", type="tool_call")
+        for c in calls
+    ]
+    # A copy: to check a message takes longer than to think of it.
+    return _EMPTY.model_copy(update={"tool_calls": made, "additional_kwargs": {}, "response_metadata": {}})

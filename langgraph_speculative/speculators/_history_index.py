@@ -8,11 +8,13 @@ from typing import Any
 
 from langgraph_speculative.speculators._history_events import Event, read
 from langgraph_speculative.speculators._history_text import (
+    Beside,
     Words,
     dates_in,
     is_scalar,
     leaves_of,
     normal,
+    numbers_of,
     tokens_of,
     words_of,
     year_in,
@@ -33,14 +35,14 @@ class Occurrence:
             words.
         event: Number of the event.
         order: Running number in the conversation.
-        beside: The words of the texts next to it, for a value in a result.
+        beside: The texts next to it, for a value in a result.
         before: The word before it, for a token.
     """
 
     __slots__ = ("before", "beside", "event", "order", "source", "value")
 
     def __init__(
-        self, source: str, event: int, order: int, value: Any, beside: tuple[Words, ...] = (), before: str = ""
+        self, source: str, event: int, order: int, value: Any, beside: Beside | None = None, before: str = ""
     ) -> None:
         self.source, self.event, self.order, self.value = source, event, order, value
         self.beside, self.before = beside, before
@@ -64,7 +66,8 @@ class Index:
             ``r:tool`` (a result), ``e:tool`` (an error), ``c:tool`` (a call without its result yet).
         last_user: Number of the last event that is a person's; -1 for none.
         users: How many of the events up to each are a person's.
-        words: The words of the last person's message, of those before it, and of the model's before it.
+        words: The words of the last person's message, and of those before it.
+        numbers: Numbers of words: of the last person's message, and of the model's before it.
     """
 
     def __init__(self) -> None:
@@ -74,7 +77,8 @@ class Index:
         self.symbols: tuple[str, ...] = ()
         self.last_user = -1
         self.users: list[int] = []
-        self.words: tuple[Words, Words, Words] = (NO_WORDS, NO_WORDS, NO_WORDS)
+        self.words: tuple[Words, Words] = (NO_WORDS, NO_WORDS)
+        self.numbers: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
         self._marks: list[int] = []
         self._ends: list[int] = []
         self._year: str | None = None
@@ -119,7 +123,7 @@ class Index:
 
     def add(self, event: Event) -> None:
         """Take one event in."""
-        saved = (self.symbols, self.last_user, self.words, self._year, self._said, self._order)
+        saved = (self.symbols, self.last_user, self.words, self.numbers, self._year, self._said, self._order)
         added: list[Occurrence] = []
         self._undo.append((saved, added))
         number = len(self.events)
@@ -131,8 +135,9 @@ class Index:
         elif event.kind == "user":
             self.last_user = number
             self.symbols += ("?" if event.unknown else "u",)
-            last, before, _ = self.words
-            self.words = (words_of(event.value), before | last, self._said)
+            last, before = self.words
+            self.words = (words_of(event.value), before | last)
+            self.numbers = (numbers_of(self.words[0]), numbers_of(self._said))
             self._year = year_in(event.value) or self._year
             for shape, token, previous in tokens_of(event.value):
                 self._put(added, "u|" + shape, number, token, before=previous)
@@ -167,8 +172,14 @@ class Index:
                     if not token.isalpha():
                         self._put(added, f"r|{name}|text {shape}", number, token, before=previous)
             return
-        for path, leaf, beside in leaves_of(event.value):
-            self._put(added, f"r|{name}|{path}", number, leaf, beside)
+        order, prefix, by_source, by_value = self._order, f"r|{name}|", self.by_source, self.by_value
+        for path, leaf, beside in leaves_of(event.value):  # most of what an index takes in: `_put`, without the calls
+            order += 1
+            found = Occurrence(prefix + path, number, order, leaf, beside)
+            added.append(found)
+            by_source.setdefault(found.source, []).append(found)
+            by_value.setdefault(normal(leaf), []).append(found)
+        self._order = order
 
     def _put(
         self,
@@ -176,7 +187,7 @@ class Index:
         source: str,
         event: int,
         value: Any,
-        beside: tuple[Words, ...] = (),
+        beside: Beside | None = None,
         before: str = "",
     ) -> None:
         self._order += 1
@@ -194,7 +205,7 @@ class Index:
             event = self.events.pop()
             self.users.pop()
             saved, added = self._undo.pop()
-            self.symbols, self.last_user, self.words, self._year, self._said, self._order = saved
+            self.symbols, self.last_user, self.words, self.numbers, self._year, self._said, self._order = saved
             for occurrence in reversed(added):
                 _pop(self.by_source, occurrence.source)
                 _pop(self.by_value, normal(occurrence.value))

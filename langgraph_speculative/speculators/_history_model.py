@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections import defaultdict
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -12,7 +13,7 @@ from langgraph_speculative.speculators._history_calibration import Calibration
 from langgraph_speculative.speculators._history_events import Event
 from langgraph_speculative.speculators._history_index import Index, call_key
 from langgraph_speculative.speculators._history_options import NO_CALL, Decision, Option, context_of, options_of
-from langgraph_speculative.speculators._history_sources import CONSTANT, Template, templates_of
+from langgraph_speculative.speculators._history_sources import CONSTANT, Template, Way, templates_of
 
 RATE = 0.5
 DECAY = 0.0005
@@ -33,6 +34,7 @@ THINNEST = 8
 MAX_TOOLS = 200
 MAX_CALLS = 8
 MAX_WAYS = 64
+MAX_SUMS = 64
 RARE = 0.05
 
 Cell = list[float]
@@ -59,7 +61,8 @@ class Model:
         self.calibration = Calibration()
         self.steps = 0
         self.together = 0.0
-        self._ways: dict[str, list[Template]] = {}
+        self._ways: dict[str, list[Way]] = {}
+        self._sums: dict[tuple[str, ...], defaultdict[str, float]] = {}
         self._memory: list[tuple[Decision, int]] = []
         self._passed = 0
         self._is_new = True
@@ -71,28 +74,41 @@ class Model:
 
     def decision(self, index: Index, expanded: Collection[str] | None, called: str = NO_CALL) -> Decision:
         """What may come next, and what speaks for it; the calls of the tool that was called are among it."""
-        context, words = context_of(index)
+        context, said, facts = context_of(index)
         ways = dict(self._ways)
-        base = self._base(context, words)
+        base = defaultdict(float, self._of_words(said))
+        self._add(base, facts, SOFT)
+        self._add(base, context, 1.0)
         # What the context alone makes unlikely is not worth looking for arguments.
         likely = sorted((t for t in ways if expanded is None or t in expanded), key=lambda t: -base.get(t, 0.0))
         most = {**dict(zip(likely, OPTIONS, strict=False)), **({called: OPTIONS[0]} if called else {})}
         options = options_of(index, ways, self.known, most)
-        return Decision(context, words, options, base)
+        return Decision(context, said + facts, options, base)
 
-    def _base(self, context: list[str], words: list[str]) -> dict[str, float]:
-        """What the context says for each tool."""
-        base: dict[str, float] = {}
-        for names, scale in ((context, 1.0), (words, SOFT)):
-            for name in names:
-                if (row := self.context.get(name)) is not None:
-                    for tool, cell in list(row.items()):
-                        base[tool] = base.get(tool, 0.0) + scale * cell[0]
-        return base
+    def _of_words(self, words: list[str]) -> dict[str, float]:
+        """What words say for each tool; the same at each step of a turn, until something is learned."""
+        sums, key = self._sums, tuple(words)
+        if (found := sums.get(key)) is None:
+            if len(sums) >= MAX_SUMS:
+                sums.clear()
+            found = sums[key] = defaultdict(float)
+            self._add(found, words, SOFT)
+        return found
+
+    def _add(self, base: defaultdict[str, float], names: list[str], scale: float) -> None:
+        """Add what these features say for each tool."""
+        for name in names:
+            if (row := self.context.get(name)) is not None:
+                for tool, cell in row.copy().items():  # it may grow meanwhile, in another thread
+                    base[tool] += scale * cell[0]
 
     def probabilities(self, decision: Decision) -> list[float]:
         """The probability of each option, before calibration."""
-        base = decision.base or self._base(decision.context, decision.words)
+        base = decision.base
+        if base is None:
+            base = defaultdict(float)
+            self._add(base, decision.words, SOFT)
+            self._add(base, decision.context, 1.0)
         scores = []
         for option in decision.options:
             score = base.get(option.tool, 0.0)
@@ -174,7 +190,7 @@ class Model:
         for i, p in _ranked(decision, probabilities, 3):
             self.calibration.learn(p, i == target, 1.0 if self._is_new else REPEATED)
         self._move(decision, target, probabilities)
-        decision.base = {}
+        decision.base = None
         if len(self._memory) < REMEMBERED:
             self._memory.append((decision, target))
         else:
@@ -206,16 +222,20 @@ class Model:
             _know(self.known, call.name, template)
         if len(counts) > 2 * MAX_WAYS:
             _drop_rare(counts)
-        self._ways[call.name] = _frequent(counts, WAYS)
+        self._ways[call.name] = self._found_ways(call.name, counts)
+
+    def _found_ways(self, tool: str, counts: dict[Template, list[float]]) -> list[Way]:
+        made = {way.template: way for way in self._ways.get(tool, ())}
+        return [made.get(template) or Way(template) for template in _frequent(counts, WAYS)]
 
     def refresh(self) -> None:
         """Find again what follows from the templates."""
         # New ones at once: a guess under way in another thread goes on with the old.
-        ways: dict[str, list[Template]] = {}
+        ways: dict[str, list[Way]] = {}
         known: dict[str, set[str]] = {}
         for tool, counts in self.templates.items():
             _drop_rare(counts)
-            ways[tool] = _frequent(counts, WAYS)
+            ways[tool] = self._found_ways(tool, counts)
             for template in counts:
                 _know(known, tool, template)
         self._ways, self.known = ways, known
@@ -246,6 +266,7 @@ class Model:
             for tool, error in wanted:
                 if abs(error) >= NOTABLE:
                     _moved(known, tool, SOFT * error)
+        self._sums = {}
 
     def _tidy(self) -> None:
         keep = 0.5 ** (TIDY / self.half_life)
@@ -271,6 +292,7 @@ class Model:
             for table in (self.context, self.features):
                 for name in [n for n, row in table.items() if not row]:
                     del table[name]
+        self._sums = {}
 
     def cells(self) -> Iterator[tuple[dict[str, Cell], str, Cell]]:
         """All weights, each with the row it stands in and its name there."""

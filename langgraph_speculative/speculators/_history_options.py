@@ -6,15 +6,13 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from langgraph_speculative.speculators._history_index import Index, call_key
-from langgraph_speculative.speculators._history_sources import CONSTANT, ELSEWHERE, Template, calls_of
+from langgraph_speculative.speculators._history_index import Index
+from langgraph_speculative.speculators._history_sources import CONSTANT, ELSEWHERE, Way, calls_of
 from langgraph_speculative.speculators._history_text import bucket, is_scalar, normal
 
 NO_CALL = ""
 """In the place of a tool's name: the model answers, or calls nothing (more)."""
 MAX_PLACES = 8
-MAX_WORDS = 24
-"""The longest ones: they say most."""
 
 
 @dataclass(slots=True)
@@ -34,17 +32,17 @@ class Decision:
         context: Features of the point itself, each with a weight per tool.
         words: The same, of words: they speak more softly, being many.
         options: What it may decide.
-        base: What context and words say for each tool, while the weights are those it was made with.
+        base: What context and words say for each tool; ``None`` once the weights are others.
     """
 
     context: list[str]
     words: list[str]
     options: list[Option]
-    base: dict[str, float]
+    base: dict[str, float] | None
 
 
-def context_of(index: Index) -> tuple[list[str], list[str]]:
-    """Features of the conversation as it stands: of its events, and of its words."""
+def context_of(index: Index) -> tuple[list[str], list[str], list[str]]:
+    """Features of the conversation as it stands: of its events, of what was said, and of the words in a result."""
     symbols = index.symbols
     turn: list[str] = []
     for symbol in reversed(symbols):
@@ -62,17 +60,14 @@ def context_of(index: Index) -> tuple[list[str], list[str]]:
         for symbol in prefix:
             counts[symbol] = counts.get(symbol, 0) + 1
         found += [f"{name}|{s}|{min(c, most)}|{last}" for s, c in counts.items() if len(s) > 1]
-    said, _, asked = index.words
+    said, asked = index.numbers
     fresh = {"u": "w", "?": "q"}.get(last, "v")
-    words = [f"{fresh}{bucket(w)}" for w in _longest(said)]
-    words += [f"{fresh}s{bucket(w)}" for w in _longest(asked)]
+    words = [f"{fresh}{n}" for n in said]
+    words += [f"{fresh}s{n}" for n in asked]
+    facts: list[str] = []
     if index.events and (event := index.events[-1]).kind == "result":
-        words += _facts(event.name or last[2:], event.value)
-    return found, words
-
-
-def _longest(words: Collection[str]) -> list[str]:
-    return sorted(words, key=lambda w: (-len(w), w))[:MAX_WORDS]
+        facts = _facts(event.name or last[2:], event.value)
+    return found, words, facts
 
 
 def _facts(tool: str, result: Any) -> list[str]:
@@ -93,40 +88,40 @@ def _facts(tool: str, result: Any) -> list[str]:
 
 def options_of(
     index: Index,
-    templates: Mapping[str, Iterable[Template]],
+    ways: Mapping[str, Iterable[Way]],
     known: Mapping[str, Collection[str]],
     most: Mapping[str, int],
 ) -> list[Option]:
     """What may come next.
 
     Args:
-        templates: For each tool that was ever called, the ways to make its calls, likeliest first.
+        ways: For each tool that was ever called, the ways to make its calls, likeliest first.
         known: For each tool and argument (``tool|argument``) the sources that its values came from.
         most: How many calls are wanted, of each tool of which any are.
     """
     options = [Option(NO_CALL, None, [])]
-    for tool, ways in templates.items():
+    for tool, own in ways.items():
         options.append(Option(tool, None, ["none"]))
         if tool in most:
-            options += _calls(index, tool, ways, known, most[tool])
+            options += _calls(index, tool, own, known, most[tool])
     return options
 
 
 def _calls(
-    index: Index, tool: str, ways: Iterable[Template], known: Mapping[str, Collection[str]], most: int
+    index: Index, tool: str, ways: Iterable[Way], known: Mapping[str, Collection[str]], most: int
 ) -> list[Option]:
     found: dict[Any, Option] = {}
     values: dict[tuple[str, Any], list[str]] = {}
-    for template in ways:
-        way = "&".join(source + (how if source != CONSTANT else str(bucket(how))) for _, source, how in template)
+    for one in ways:
+        way = one.name
         rank, after_used = 0, False
-        for key, args, distances in calls_of(index, template, min(most, MAX_PLACES)):
+        for key, args, distances in calls_of(index, one, min(most, MAX_PLACES)):
             option = found.get(key)
             if option is None:
                 if len(found) >= most:
                     break
                 option = found[key] = Option(tool, args, [])
-                at = index.called_at(call_key(tool, args))
+                at = index.called_at((tool, key[1]))
                 option.features.append("c|-" if at < 0 else "c|0" if at > index.last_user else "c|1")
                 for argument, value in args.items():
                     option.features += _about(index, tool, argument, value, known, values)
@@ -162,7 +157,7 @@ def _about(
     if (found := cache.get((argument, value))) is not None:
         return found
     found = cache[(argument, value)] = []
-    said, before, _ = index.words
+    said, before = index.words
     sources = known.get(f"{tool}|{argument}", ())
     seen: set[str] = set()
     named, newest, in_last = 0, -1, False
@@ -172,8 +167,8 @@ def _about(
         if place.event == index.last_user:
             in_last = True
             found.append(f"{argument}|b{bucket(place.before)}")
-        if named < 4 and place.beside:
-            for words in place.beside:
+        if named < 4 and place.beside is not None:
+            for words in place.beside.words:
                 if words <= said:
                     named = 4
                 elif named < 3 and words <= before:

@@ -9,7 +9,7 @@ from itertools import islice, product
 from typing import Any
 
 from langgraph_speculative.speculators._history_index import Index, Occurrence, call_key
-from langgraph_speculative.speculators._history_text import is_scalar, normal
+from langgraph_speculative.speculators._history_text import bucket, is_scalar, normal
 
 CONSTANT = "="
 MAX_SOURCES = 6
@@ -109,10 +109,37 @@ def _day(value: Any) -> date | None:
     return day if date.min < day < date.max else None
 
 
+class Way:
+    """A template and what follows from it alone, found once and used at every guess.
+
+    Attributes:
+        name: The same for templates with the same sources, whatever the arguments are called.
+        moving: Numbers of the parts that are no constants.
+        lead: Number of the part whose places are taken in turn; -1 if nothing moves.
+    """
+
+    __slots__ = ("_constants", "lead", "moving", "name", "template")
+
+    def __init__(self, template: Template) -> None:
+        self.template = template
+        self.name = "&".join(source + (how if source != CONSTANT else str(bucket(how))) for _, source, how in template)
+        self.moving = [n for n, (_, source, _) in enumerate(template) if source != CONSTANT]
+        families = [_family(template[n][1]) for n in self.moving]
+        self.lead = max(self.moving, key=lambda n: (families.count(_family(template[n][1])), -n), default=-1)
+        values = {n: json.loads(how) for n, (_, source, how) in enumerate(template) if source == CONSTANT}
+        self._constants = {n: value for n, value in values.items() if is_scalar(value)}
+
+    def constant(self, number: int) -> Any:
+        """The value of a part that is a constant; nobody else has it."""
+        if number in self._constants:
+            return self._constants[number]
+        return json.loads(self.template[number][2])
+
+
 Made = tuple[Any, dict[str, Any], list[int]]
 
 
-def calls_of(index: Index, template: Template, limit: int) -> Iterator[Made]:
+def calls_of(index: Index, way: Way, limit: int) -> Iterator[Made]:
     """The calls that a template gives now, newest event first, in order inside an event.
 
     The leading argument takes each place in turn. Those that come from the same event take the places nearest to it, so
@@ -122,19 +149,18 @@ def calls_of(index: Index, template: Template, limit: int) -> Iterator[Made]:
         `call_key` with an empty name, the arguments, and the distance of each place from the leading one's
         (`ELSEWHERE`: in another event).
     """
-    lists: list[Sequence[Occurrence]] = [index.by_source.get(source, ()) for _, source, _ in template]
-    moving = [n for n, (_, source, _) in enumerate(template) if source != CONSTANT]
-    if not all(lists[n] for n in moving):
-        return
-    if not moving:
-        args = {argument: json.loads(text) for argument, _, text in template}
+    template, by_source = way.template, index.by_source
+    for number in way.moving:
+        if template[number][1] not in by_source:
+            return
+    if not way.moving:
+        args = {argument: way.constant(number) for number, (argument, _, _) in enumerate(template)}
         yield call_key("", args), args, []
         return
-    families = [_family(template[n][1]) for n in moving]
-    lead = max(moving, key=lambda n: (families.count(_family(template[n][1])), -n))
+    lists: list[Sequence[Occurrence]] = [by_source.get(source, ()) for _, source, _ in template]
     seen: set[Any] = set()
-    for place in _newest_first(lists[lead], 4 * limit):
-        for key, args, distances in _filled(template, lists, lead, place):
+    for place in _newest_first(lists[way.lead], 4 * limit):
+        for key, args, distances in _filled(way, lists, place):
             if key in seen:
                 continue
             seen.add(key)
@@ -158,12 +184,19 @@ def _newest_first(places: Sequence[Occurrence], limit: int) -> Iterator[Occurren
         end = start
 
 
-def _filled(template: Template, lists: list[Sequence[Occurrence]], lead: int, place: Occurrence) -> Iterator[Made]:
+def _filled(way: Way, lists: list[Sequence[Occurrence]], place: Occurrence) -> Iterator[Made]:
+    template, lead = way.template, way.lead
+    if len(template) == 1:
+        argument, _, how = template[0]
+        if (only := _made(how, place.value)) is not None:
+            args = {argument: only}
+            yield call_key("", args), args, []
+        return
     choices: list[list[tuple[Any, int]]] = []
     taken = {place.order}
     for number, (_, source, how) in enumerate(template):
         if source == CONSTANT:
-            choices.append([(json.loads(how), 0)])
+            choices.append([(way.constant(number), 0)])
             continue
         if number == lead:
             at: list[Occurrence] = [place]

@@ -11,10 +11,11 @@ from typing import Any
 
 MAX_LEAVES = 400
 MAX_TOKENS = 400
+MAX_WORDS = 24
 BUCKETS = 4096
 
 _STRIP = ".,;:!?()[]{}\"'*`<>\u201c\u201d\u2018\u2019"
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(r"[^\W\d_]{2,}")
 _MONTHS = "january february march april may june july august september october november december".split()
 _MONTH = {name[:n]: number for number, name in enumerate(_MONTHS, 1) for n in (3, len(name))}
 _DATE = re.compile(
@@ -28,7 +29,6 @@ _DIGIT = re.compile(r"\d")
 _SCALARS = frozenset((str, int, float, bool))
 
 Words = frozenset[str]
-Leaf = tuple[str, Any, tuple[Words, ...]]
 
 
 def shape_of(token: str) -> str:
@@ -80,7 +80,43 @@ def year_in(text: str) -> str | None:
 
 def words_of(text: str) -> Words:
     """The words of a text in lower case, without a plural's s."""
-    return frozenset(w[:-1] if len(w) > 3 and w.endswith("s") else w for w in _WORD.findall(text.lower()) if len(w) > 1)
+    return frozenset([w[:-1] if len(w) > 3 and w[-1] == "s" else w for w in _WORD.findall(text.lower())])
+
+
+class Beside:
+    """The texts next to a value; where there are none, those next to what it is in.
+
+    Their words are found when they are asked for: of most values nobody asks.
+    """
+
+    __slots__ = ("_around", "_near", "_words")
+
+    def __init__(self, near: dict[Any, Any] | str, around: Beside | None) -> None:
+        self._near = near
+        self._around = around
+        self._words: list[Words] | None = None
+
+    @property
+    def words(self) -> list[Words]:
+        """Of each text."""
+        if self._words is None:
+            found = [words for text in _texts(self._near) if (words := words_of(text))]
+            self._words = found or (self._around.words if self._around is not None else [])
+        return self._words
+
+
+def _texts(near: dict[Any, Any] | str) -> list[str]:
+    if isinstance(near, str):
+        return [near]
+    return [v for v in near.values() if type(v) is str and len(v) <= 60 and not _DIGIT.search(v)]
+
+
+Leaf = tuple[str, Any, Beside | None]
+
+
+def numbers_of(words: Words) -> tuple[int, ...]:
+    """The numbers of the longest words: they say most."""
+    return tuple([bucket(w) for w in sorted(words, key=lambda w: (-len(w), w))[:MAX_WORDS]])
 
 
 def bucket(word: str) -> int:
@@ -114,30 +150,28 @@ def leaves_of(value: Any) -> list[Leaf]:
     words of the texts next to it, by which a person may name it.
     """
     found: list[Leaf] = []
-    _walk(value, "", (), found, 0)
+    _walk(value, "", None, found, 0)
     return found
 
 
-def _walk(value: Any, path: str, beside: tuple[Words, ...], found: list[Leaf], depth: int) -> None:
+def _walk(value: Any, path: str, beside: Beside | None, found: list[Leaf], depth: int) -> None:
     if len(found) >= MAX_LEAVES or depth > 12:
         return
     if isinstance(value, dict):
-        beside = _texts(value) or beside
+        beside = Beside(value, beside)
         for key, item in value.items():
             key = str(key)
             if _SCHEMA_KEY.match(key):
+                if type(item) in _SCALARS and len(found) < MAX_LEAVES and depth < 12:  # the most common, so in short
+                    found.append((f"{path}.{key}", item, beside))
+                    continue
                 _walk(item, f"{path}.{key}", beside, found, depth + 1)
                 continue
-            named = _texts(item) if isinstance(item, dict) else ((words,) if (words := words_of(key)) else ())
-            found.append((path + ".{key}", key, named or beside))
-            _walk(item, path + ".{}", named or beside, found, depth + 1)
+            named = Beside(item if isinstance(item, dict) else key, beside)
+            found.append((path + ".{key}", key, named))
+            _walk(item, path + ".{}", named, found, depth + 1)
     elif isinstance(value, list | tuple):
         for item in value:
             _walk(item, path + "*", beside, found, depth + 1)
     elif is_scalar(value):
         found.append((path, value, beside))
-
-
-def _texts(mapping: dict[Any, Any]) -> tuple[Words, ...]:
-    texts = [v for v in mapping.values() if type(v) is str and len(v) <= 60 and not _DIGIT.search(v)]
-    return tuple([words for text in texts if (words := words_of(text))])
