@@ -239,7 +239,7 @@ def test_who_waits_takes_no_share_of_a_budget() -> None:
     assert spending.refuses_call(run, 100, 0) == ""
 
 
-# --- policy and the Actor's own stream ---------------------------------------------------------------------------------
+# --- policy and the stream of the Actor itself -----------------------------------------------------------------------
 
 PRICES = {"look": 0.001}
 
