@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum, auto
+from functools import partial
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -38,6 +39,10 @@ from langgraph_speculative.speculators._protocol import NOTHING
 
 MAX_WAITS = 64
 """Threads of one graph that may wait at the same time; the oldest wait makes room."""
+
+
+UNREAD = 5.0
+"""Seconds that closing a graph waits for a checkpointer that is being read."""
 
 
 class WaitState(Enum):
@@ -114,6 +119,7 @@ class Wait:
         turn.root, turn.handlers = None, []
         self._config = self._loop.config
         self._lock = threading.Lock()
+        self._reading = threading.Lock()
         self._task: asyncio.Task[None] | None = None
         self._reason = ""
         self._is_other_request = False
@@ -208,6 +214,11 @@ class Wait:
             await asyncio.wait([self._task])
             await ended(self.session.tree.kill_all())
 
+    def unread(self) -> None:
+        """It has ended: wait for a thread of its that reads the checkpointer, which may be closed next."""
+        if self._reading.acquire(timeout=UNREAD):
+            self._reading.release()
+
     def forget(self) -> None:
         """The session has ended: hold on to nothing of it."""
         self._launched.clear()
@@ -223,8 +234,12 @@ class Wait:
 
     async def _load(self, checkpoint_id: str | None = None) -> Any:
         if self.session.sync:
-            return await in_thread(self.session.owner, lambda: self._loop.load(checkpoint_id))
+            return await in_thread(self.session.owner, partial(self._load_here, checkpoint_id))
         return await self._loop.aload(checkpoint_id)
+
+    def _load_here(self, checkpoint_id: str | None) -> Any:
+        with self._reading:
+            return None if self.state is WaitState.OVER else self._loop.load(checkpoint_id)
 
     async def _learn(self) -> None:
         """Tell the Speculator what the person has said in the run that has ended."""

@@ -364,7 +364,8 @@ class SpeculativeGraph(CompiledStateGraph[Any, Any, Any, Any]):
 
     def close(self) -> None:
         """End speculation for this graph and its copies, and let go of the journal: later runs are plain."""
-        self._speculation.close()
+        for wait in self._speculation.close():
+            wait.unread()
 
     async def aclose(self) -> None:
         """As `close`; returns when nothing that went on between turns is left on this event loop."""

@@ -100,6 +100,7 @@ class Plan:
         stops: Breakpoints before and after a node; the end's number is none.
         then: What follows the first input on the same thread: "resume", "again" (another input), "go on" (``None``).
         policy: Limits of speculation.
+        think: Turns of the session's loop between two inputs, while a person's words are guessed; none is guessed at 0.
         seed: Varies what the nodes compute.
     """
 
@@ -112,6 +113,7 @@ class Plan:
     stops: tuple[int, int]
     then: tuple[str, ...]
     policy: dict[str, Any]
+    think: int
     seed: int
 
     @property
@@ -252,7 +254,14 @@ plans: st.SearchStrategy[Plan] = st.builds(
             "max_in_flight": st.sampled_from([64, 64, 1, 2]),
             "max_speculators": st.sampled_from([64, 64, 1]),
             "mode": st.sampled_from([*["on"] * 9, "observe"]),
+            "value_per_second": st.sampled_from([0.01, 0.01, 0.01, 0.0]),
+            "prices": st.sampled_from([{}, {}, {"b": 0.001}, {"a": 0.01, "b": 0.001, "c": 0.0001}]),
+            "usd_per_run": st.sampled_from([None, None, 0.0015]),
+            "calls": st.sampled_from([None, None, None, 1]),
+            "rollout": st.sampled_from([*[1.0] * 9, 0.5]),
+            "holdout": st.sampled_from([*[0.0] * 9, 0.5]),
         }
     ),
+    think=st.sampled_from([0, 0, 5, 60]),
     seed=st.integers(0, 6),
 ).map(_settled)

@@ -25,13 +25,15 @@ from langchain_core.messages import AIMessage, AnyMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_store, get_stream_writer
-from langgraph.graph import StateGraph, add_messages
+from langgraph.graph import START, StateGraph, add_messages
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, RetryPolicy, Send, interrupt
 
 from langgraph_speculative import (
     Action,
+    BetweenTurns,
+    Budget,
     CommitRefused,
     Guess,
     Policy,
@@ -451,8 +453,19 @@ class Bench:
                 graph,
                 speculators=dict(self._speculators()),
                 effects=dict(self._effects()),
-                policy=Policy(**self.plan.policy, journal=self._journal, rollback_attempts=1),
+                policy=self._policy(),
             )
+
+    def _policy(self) -> Policy:
+        given = dict(self.plan.policy)
+        usd, calls = given.pop("usd_per_run"), given.pop("calls")
+        return Policy(
+            **given,
+            budget=Budget(usd_per_run=usd if given["prices"] else None, calls=calls),
+            between_turns=BetweenTurns() if self.plan.think else None,
+            journal=self._journal,
+            rollback_attempts=1,
+        )
 
     def _add(self, builder: Any, node: Node, name: str, action: Any) -> None:
         more: dict[str, Any] = {"defer": node.defer}
@@ -490,6 +503,14 @@ class Bench:
         for name, node in self._all():
             if node.shadow.how != "none":
                 yield name, self._shadow(node, name)
+        if self.plan.think:
+            yield START, self._person
+
+    async def _person(self, state: Any) -> Any:
+        """What is said next, if it is said."""
+        if state.get("__interrupt__"):
+            return Guess(resume="yes")
+        return {"x": self.plan.seed + 1, "turn": -1, "bag": []}
 
     def _shadow(self, node: Node, name: str) -> Callable[[Any], Any]:
         shadow: Shadow = node.shadow
@@ -543,7 +564,13 @@ class Bench:
         graph = self.graph()
         if self.plan.sync:
             self.loop = _scheduler.CONTROL.loop() if self.fast else None
-            runs = [self._ran(observe(graph, value, self._config(), **self._kwargs())) for value in self._inputs()]
+            runs = []
+            for value in self._inputs():
+                runs.append(self._ran(observe(graph, value, self._config(), **self._kwargs())))
+                if self.loop is not None and self.plan.think:
+                    asyncio.run_coroutine_threadsafe(self._think(), self.loop).result()
+            if self.fast:
+                graph.close()
         else:
             runs = asyncio.run(self._arun(graph))
         self._check(graph)
@@ -551,10 +578,19 @@ class Bench:
 
     async def _arun(self, graph: Any) -> list[Run]:
         self.loop = asyncio.get_running_loop()
-        runs = [self._ran(await aobserve(graph, value, self._config(), **self._kwargs())) for value in self._inputs()]
+        runs = []
+        for value in self._inputs():
+            runs.append(self._ran(await aobserve(graph, value, self._config(), **self._kwargs())))
+            await self._think()
+        if self.fast:
+            await graph.aclose()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks are left on the loop: {left}"
         return runs
+
+    async def _think(self) -> None:
+        for _ in range(self.plan.think):
+            await asyncio.sleep(0)
 
     def _ran(self, run: Run) -> Run:
         self._count(RUN)

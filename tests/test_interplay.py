@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Annotated, Any, TypedDict
 
@@ -239,7 +240,7 @@ def test_who_waits_takes_no_share_of_a_budget() -> None:
     assert spending.refuses_call(run, 100, 0) == ""
 
 
-# --- policy and the Actor's own stream ---------------------------------------------------------------------------------
+# --- policy and the stream of the Actor itself -----------------------------------------------------------------------
 
 PRICES = {"look": 0.001}
 
@@ -308,3 +309,34 @@ async def test_where_the_actors_stream_starts_nothing(options: Any, guesses: int
     fast = writing(tally, **options)
     await streamed(fast, "quick")
     assert (fast.report().launched, fast.report().guesses) == (0, guesses)
+
+
+def test_a_graph_is_closed_when_nothing_reads_its_checkpointer() -> None:
+    """A checkpointer is closed after the graph; SQLite's library does not survive being read then."""
+    order: list[str] = []
+    reading, go = Tally(), Tally()
+
+    class Slow(InMemorySaver):
+        def get_tuple(self, config: Any) -> Any:
+            if threading.current_thread() is threading.main_thread():
+                return super().get_tuple(config)
+            reading.add("reading")
+            go.reached("go").block()
+            order.append("read")
+            return super().get_tuple(config)
+
+    fast = speculative(
+        chain(Chat, lambda state: {}, names=("work",)).compile(checkpointer=Slow()),
+        speculators={START: lambda state: {"x": 1}},
+        effects={"work": "read"},
+        policy=Policy(between_turns=BetweenTurns()),
+    )
+    fast.invoke({"x": 0}, on("a"))
+    reading.reached("reading").block()
+    closing = threading.Thread(target=lambda: (fast.close(), order.append("closed")))
+    closing.start()
+    closing.join(0.05)
+    go.add("go")
+    closing.join()
+    fast.drain()
+    assert order == ["read", "closed"]
