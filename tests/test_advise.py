@@ -15,7 +15,7 @@ from langgraph_speculative import Guess, cli
 from langgraph_speculative._advise._command import advise_on_runs
 from langgraph_speculative._advise._figures import Prices
 from langgraph_speculative._advise._recordings import Recording, read_recordings
-from langgraph_speculative._advise._replay import Frequencies, Learned, replay
+from langgraph_speculative._advise._replay import Learned, replay
 from langgraph_speculative._advise._verdicts import Figures, advice, latencies, wilson
 from langgraph_speculative._target import CommandError
 from langgraph_speculative.effects import Effect
@@ -260,15 +260,21 @@ def test_a_speculator_as_a_predictor() -> None:
     assert learned.predict(conversation()[:3]) == [("get", {"key": "7"}, 0.7)]
 
 
-def test_the_baseline_guesses_what_came_most_often() -> None:
-    baseline = Frequencies()
-    baseline.fit([conversation("7"), conversation("7"), conversation("8")])
-    assert baseline.predict(conversation()[:1]) == [("find", {"by": "name"}, 1.0)]
-    assert [(args["key"], round(c, 2)) for _, args, c in baseline.predict(conversation()[:3])] == [
-        ("7", 0.67),
-        ("8", 0.33),
-    ]
-    assert baseline.predict([]) == []
+def test_history_guesses_unless_another_predictor_is_given(tmp_path: Path) -> None:
+    path = tmp_path / "runs.json"
+    path.write_text(json.dumps([openai(conversation(str(n))) for n in range(70, 94)]))
+    rows, notes = advise_on_runs(
+        path,
+        effects={},
+        prices=Prices(),
+        value_per_second=0.0,
+        seconds={"model": 1.0, "get": 1.0, "find": 1.0},
+        breadth=1,
+        folds=3,
+    )
+    assert "24 runs, 48 tool calls" in notes[0]
+    # No two runs have the same key: it is found in the result before.
+    assert {row.name: row.hit_rate for row in rows} == {"find": 1.0, "get": 1.0}
 
 
 def test_latencies_of_the_export_become_savings(tmp_path: Path) -> None:

@@ -254,6 +254,22 @@ def test_arguments_of_one_call_come_from_one_element() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "other", "names"),
+    [
+        ("I am Ann Marlow.", "My name is Zoe Field.", ("first", "last")),
+        ("I am Ann Mary Marlow.", "My name is Zoe Ida Field.", ("first", "middle", "surname")),
+    ],
+)
+def test_arguments_with_the_same_source_take_different_places(text: str, other: str, names: tuple[str, ...]) -> None:
+    said, wanted = (dict(zip(names, t[:-1].split()[-len(names) :], strict=True)) for t in (text, other))
+    way = Way(templates_of(indexed(user(text)), said)[0])
+    assert len({source for _, source, _ in way.template}) == 1
+    made = [args for _, args, _ in calls_of(indexed(user(other)), way, 9)]
+    assert wanted in made
+    assert all(len(set(args.values())) == len(names) for args in made)
+
+
+@pytest.mark.parametrize(
     ("text", "value", "other", "made"),
     [
         ("It is W1234.", "#W1234", "Take W9876!", "#W9876"),

@@ -13,7 +13,7 @@ from langchain_core.tools import tool
 from langgraph.store.memory import InMemoryStore
 
 from langgraph_speculative import Guess, SpeculationError
-from langgraph_speculative.speculators import BaseSpeculator, Draft, Ensemble, Model, Replay, Route
+from langgraph_speculative.speculators import BaseSpeculator, Draft, Ensemble, History, Model, Replay, Route, Stream
 from langgraph_speculative.testing import ODD_INPUTS, check_speculator
 from tests.support import ScriptedModel, call, chain, says, turns
 
@@ -48,11 +48,14 @@ OUTPUTS = [{"y": 1}, {"messages": [says("", call("look", what="a"))]}, {"message
 # By name: how it is made, the graph and node it is bound to, and whether it has a guess at the last input.
 BUILT_IN: dict[str, tuple[Callable[[], Any], Any, str, bool]] = {
     "draft": (lambda: Draft(chain(State, quick).compile(), samples=2), chain(State, quick).compile(), "quick", True),
+    "history": (lambda: History().fit(INPUTS[2:]), agent(), "model", True),
+    "history in a store": (lambda: History(store=InMemoryStore()).fit(INPUTS[2:]), agent(), "model", True),
     "model": (lambda: Model(text_model()), agent(), "model", True),
     "unbound model": (lambda: Model(text_model(), tools=[look]), None, "", False),
     "replay": (Replay, agent(), "model", True),
     "replay in a store": (lambda: Replay(store=InMemoryStore()), agent(), "tools", True),
     "route": (lambda: Route({"quick": {"y": 1}}, features=repr), None, "", True),
+    "stream": (Stream, agent(), "model", False),
     "ensemble": (lambda: Ensemble([Replay(), quick, Model(text_model())], threshold=1), agent(), "model", True),
 }
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from langgraph_speculative._advise._figures import Prices, of_recordings, of_report
 from langgraph_speculative._advise._recordings import read_recordings
-from langgraph_speculative._advise._replay import Frequencies, Predictor, replay
+from langgraph_speculative._advise._replay import Learned, Predictor, replay
 from langgraph_speculative._advise._verdicts import Advice, advice, table
 from langgraph_speculative.effects import Effect
+from langgraph_speculative.speculators import History
 
 
 def advise_on_report(
@@ -35,7 +36,7 @@ def advise_on_runs(
     seconds: Mapping[str, float],
     breadth: int,
     folds: int,
-    predictor: Callable[[], Predictor] = Frequencies,
+    predictor: Callable[[], Predictor] | None = None,
 ) -> tuple[list[Advice], list[str]]:
     """Advice on every tool that recorded runs have called, and notes.
 
@@ -47,13 +48,13 @@ def advise_on_runs(
         seconds: Of tools and of ``"model"``, where the file has no times.
         breadth: Guesses acted on before each model call.
         folds: Parts for the cross-validation.
-        predictor: Makes what guesses the calls.
+        predictor: Makes what guesses the calls; ``None``: a `History` of all tools.
 
     Raises:
         CommandError: The file cannot be read, or has no tool calls.
     """
     recordings = read_recordings(path)
-    replayed = replay(recordings, predictor, breadth=breadth, folds=folds)
+    replayed = replay(recordings, predictor or (lambda: Learned(History(k=breadth))), breadth=breadth, folds=folds)
     figures, notes = of_recordings(recordings, replayed, effects=effects, seconds=seconds, prices=prices)
     return [advice(f, value_per_second) for f in figures], notes
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -24,34 +23,6 @@ class Predictor(Protocol):
 
     def predict(self, messages: Sequence[AnyMessage]) -> Sequence[tuple[str, dict[str, Any], float]]:
         """Name, arguments and confidence of the likeliest next calls, likeliest first."""
-
-
-class Frequencies:
-    """The calls that most often came after the same last step, with the same arguments.
-
-    The least that anything learned has to beat: it never fills an argument in.
-    """
-
-    def __init__(self) -> None:
-        self._after: dict[str, Counter[Any]] = {}
-        self._calls: dict[Any, tuple[str, dict[str, Any]]] = {}
-
-    def fit(self, runs: Sequence[Sequence[AnyMessage]]) -> None:
-        """Count."""
-        for messages in runs:
-            for number, message in enumerate(messages):
-                if isinstance(message, AIMessage):
-                    counts = self._after.setdefault(_last_step(messages[:number]), Counter())
-                    for call in message.tool_calls:
-                        key = call_key(call["name"], call["args"])
-                        counts[key] += 1
-                        self._calls[key] = call["name"], call["args"]
-
-    def predict(self, messages: Sequence[AnyMessage]) -> list[tuple[str, dict[str, Any], float]]:
-        """The most frequent ones."""
-        counts = self._after.get(_last_step(messages), Counter())
-        total = sum(counts.values())
-        return [(*self._calls[key], count / total) for key, count in counts.most_common(10)]
 
 
 class Learner(Protocol):
@@ -169,10 +140,3 @@ def _guess_all(messages: Sequence[AnyMessage], predictor: Predictor, breadth: in
                 tool.hits += 1
                 tool.first_hits += key == guesses[0][1]
                 open_guesses.remove(key)
-
-
-def _last_step(messages: Sequence[AnyMessage]) -> str:
-    if not messages:
-        return ""
-    last = messages[-1]
-    return f"{last.type}:{last.name or ''}"
