@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 import threading
 import time
-import uuid
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,8 @@ class Groups:
         self._rollout = rollout
         self._holdout = holdout
         self._single = itertools.count()
-        self._salt = uuid.uuid4().hex
+        # Not a UUID: a program may have made those deterministic, and counts them.
+        self._salt = secrets.token_hex(16)
 
     @property
     def is_active(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import uuid
 from statistics import fmean, variance
 from typing import Any, TypedDict
 
@@ -169,3 +170,10 @@ def test_shares_are_shares(name: str) -> None:
     for bad in (-0.1, 1.1, True, None, "1"):
         with pytest.raises(SpeculationError, match=rf"Policy\({name}={bad!r}\): must be a share from 0 to 1"):
             Policy(**{name: bad})
+
+
+def test_wrapping_draws_no_uuid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs make UUIDs deterministic in their tests; ours would shift theirs."""
+    monkeypatch.setattr(uuid, "uuid4", lambda: pytest.fail("a UUID was drawn"))
+    Groups(0.5, 0.1)
+    Policy()
