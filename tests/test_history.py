@@ -15,11 +15,13 @@ from langgraph.types import Command
 
 from langgraph_speculative import SpeculationError
 from langgraph_speculative.speculators import Guess, History, unknown_message
+from langgraph_speculative.speculators._history import EVERYBODY
 from langgraph_speculative.speculators._history_conversations import Conversations
 from langgraph_speculative.speculators._history_index import Index
 from langgraph_speculative.speculators._history_model import MAX_WAYS, Model
 from langgraph_speculative.speculators._history_shares import share_of
 from langgraph_speculative.speculators._history_sources import Way, calls_of, templates_of
+from langgraph_speculative.speculators._history_text import leaves_of
 
 Messages = list[dict[str, Any]]
 
@@ -251,6 +253,30 @@ def test_arguments_of_one_call_come_from_one_element() -> None:
     template = templates_of(indexed(call("trip"), result("trip", legs)), {"a": "CCC", "b": "DDD"})[0]
     new = indexed(call("trip"), result("trip", [{"from": "P", "to": "Q"}, {"from": "R", "to": "S"}]))
     assert [args for _, args, _ in calls_of(new, Way(template), 9)] == [{"a": "P", "b": "Q"}, {"a": "R", "b": "S"}]
+
+
+def test_what_was_learned_shows_in_the_next_guess() -> None:
+    history = History().fit(RUNS)
+    history.guess(NEW[:5], {})
+    history.fit([[*NEW[:5], call("block", id="zoe_87")]])
+    after = history.guess(NEW[:5], {}) or []
+    history._of(EVERYBODY).model._sums.clear()
+    assert [g.confidence for g in after] == [g.confidence for g in history.guess(NEW[:5], {}) or []]
+
+
+def test_constants_that_are_no_scalars_are_nobody_elses() -> None:
+    way = Way(templates_of(indexed(user("Go.")), {"tags": ["a", "b"]})[0])
+    [(_, first, _)] = calls_of(indexed(), way, 9)
+    first["tags"].append("mine")
+    assert [args for _, args, _ in calls_of(indexed(), way, 9)] == [{"tags": ["a", "b"]}]
+
+
+def test_a_value_without_texts_has_those_around_it() -> None:
+    [_, inner, keyed, _] = leaves_of({"name": "Blue Lamps", "sizes": {"n": 7}, "77": {"n": 8}})
+    assert [leaf[1] for leaf in (inner, keyed)] == [7, "77"]
+    for _, _, beside in (inner, keyed):
+        assert beside is not None
+        assert beside.words == [{"blue", "lamp"}]
 
 
 @pytest.mark.parametrize(
