@@ -23,7 +23,7 @@ from langgraph_speculative._session import Session
 from langgraph_speculative._values import fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
 from langgraph_speculative.effects import Effect
-from langgraph_speculative.graph import _Speculation, _with_mode
+from langgraph_speculative.graph import _Speculation
 
 SAME = Renaming({}, {})
 
@@ -610,7 +610,6 @@ async def test_a_run_has_a_session_unless_it_is_plain() -> None:
     observing = own.open(asking("observe"), sync=False)
     assert observing is not None
     assert (observing.policy.mode, own.policy.mode) == ("observe", "on")
-    assert _with_mode(own.policy, "observe") is observing.policy
     await opened.aclose()
     assert own.report.runs == 1
 
