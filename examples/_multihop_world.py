@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ class Index:
             self._titles.setdefault(re.sub(r" \([^)]*\)$", "", title).lower(), title)
         self._lock = threading.Lock()
         self._database = sqlite3.connect(":memory:", check_same_thread=False)
+        weakref.finalize(self, self._database.close)
         self._database.execute("create virtual table passages using fts5(title, text, tokenize='porter')")
         self._database.executemany(
             "insert into passages values (?, ?)", [(t, " ".join(s)) for t, s in passages.items()]

@@ -327,7 +327,8 @@ def test_the_steps_of_a_run_are_read_from_its_messages(directory: Path) -> None:
 
 
 async def test_a_page_that_was_read_before_is_guessed_while_it_is_searched_again(directory: Path) -> None:
-    runs, _, wikipedia = _multihop_world.load(directory, 0.001)
+    # A search takes long enough for a guess at it to come in time.
+    runs, _, wikipedia = _multihop_world.load(directory, 0.25)
     graph = multihop.build(runs[0].actor(0.0), wikipedia)
     fast = multihop.make_fast(graph, NextCall(Index(PASSAGES)), multihop.policy())
     await multihop.compare(graph, fast, runs[0].question)
