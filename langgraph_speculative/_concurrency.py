@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from langgraph_speculative._ledger import Execution, State
-from langgraph_speculative._nodes import LeafInfo, NodeInfo
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -43,17 +42,15 @@ class Concurrency:
         with self._lock:
             self._early.pop(ex, None)
 
-    def enters(self, info: LeafInfo) -> None:
-        """The run is at a call, to be made or taken over; of what only contains calls, it is these that count."""
-        if self.limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
-            with self._lock:
-                self._real += 1
+    def enters(self) -> None:
+        """The run is at a call, to be made or taken over."""
+        with self._lock:
+            self._real += 1
 
-    def leaves(self, info: LeafInfo) -> None:
+    def leaves(self) -> None:
         """That call is over."""
-        if self.limit is not None and not (isinstance(info, NodeInfo) and info.kind != "leaf"):
-            with self._lock:
-                self._real -= 1
+        with self._lock:
+            self._real -= 1
 
     def claimed(self, found: tuple[Execution, object] | None) -> None:
         """The run may take an early call over, and counts for it from now on."""

@@ -22,10 +22,10 @@ class Samples:
     total: float = 0.0
     latest: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
 
-    def add(self, seconds: float) -> None:
-        self.count += 1
-        self.total += seconds
-        self.latest.append(seconds)
+    def add(self, *seconds: float) -> None:
+        self.count += len(seconds)
+        self.total += sum(seconds)
+        self.latest.extend(seconds)
 
     def merge(self, other: Samples) -> None:
         self.count += other.count

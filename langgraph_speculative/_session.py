@@ -12,7 +12,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +37,7 @@ from langgraph_speculative._node_stats import NodeStats
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
 from langgraph_speculative._saved import SavedTime
 from langgraph_speculative._store import overlay_of
-from langgraph_speculative._stream import Watch, watching
+from langgraph_speculative._stream import UNWATCHED, Watch, watching
 from langgraph_speculative._tools import key_of
 from langgraph_speculative._tree import Tree
 from langgraph_speculative._valuation import Valuation
@@ -48,6 +50,9 @@ from langgraph_speculative.report import Event, Report, Stop, Usage, tokens_in, 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
     from langgraph_speculative._waiting import Turn, Wait
+
+PASSED = 64
+"""Executions of a node that speculation had nothing to do with, after which they are counted."""
 
 _numbers = itertools.count(1)
 
@@ -104,6 +109,7 @@ class Session:
         self._frames: dict[int, Frame] = {}
         self._saved = SavedTime()
         self._stand_ins: dict[int, Any] = {}
+        self._passed: defaultdict[LeafInfo, list[float]] = defaultdict(list)
         self._trackers = trackers
         self._learning = learning
         self._opened = time.monotonic()
@@ -269,11 +275,20 @@ class Session:
             ex.output = claimed[1]
         return ex
 
-    def _finish(self, info: NodeInfo, began: float, ex: Execution | None, output: Any) -> None:
-        """Note what the real run's execution of a node returned."""
+    def _returned(
+        self, info: NodeInfo, began: float, ex: Execution | None, value: Any, output: Any, config: RunnableConfig
+    ) -> None:
+        """Note that the real run's execution of a node has returned, or left for its parent."""
+        given = _compat.for_this_graph(output) if isinstance(output, ParentCommand) else output
         if ex is None:
-            self._pass(info, began, output)
-            return
+            self._pass(info, began, given)
+        else:
+            self._finish(ex, given)
+        if info.learns:
+            self._tell(info, value, output, config)
+
+    def _finish(self, ex: Execution, output: Any) -> None:
+        """Note what the real run's execution of a node returned."""
         try:
             ex.ended = time.monotonic()
             if isinstance(ex.info, NodeInfo) and ex.info.kind == "leaf":
@@ -294,16 +309,32 @@ class Session:
 
     def _pass(self, info: NodeInfo, began: float, output: Any) -> None:
         """Counters of a committed leaf of which nothing was to be guessed or taken over."""
-        if info.kind == "leaf" and not self.broken and not self.closed:
-            with self._lock:
-                self._note(info, time.monotonic() - began, output)
+        if info.kind != "leaf" or self.broken or self.closed:
+            return
+        try:
+            # On the way of every node of every run: what can wait is done for many at a time.
+            passed, used = self._passed[info], tokens_in(output)
+            passed.append(time.monotonic() - began)
+            if used or len(passed) >= PASSED:
+                with self._lock:
+                    self._catch_up()
+                    self._note(info, (), used)
+        except Exception as error:
+            self.fail(error)
 
-    def _note(self, info: LeafInfo, seconds: float, output: Any) -> None:
-        """One more execution of a node or tool by the run."""
+    def _catch_up(self) -> None:
+        """Count what the run has passed; it is locked."""
+        for info, passed in list(self._passed.items()):
+            # Others may append to the list meanwhile.
+            if count := len(passed):
+                self._note(info, passed[:count], ())
+                del passed[:count]
+
+    def _note(self, info: LeafInfo, seconds: Sequence[float], used: Sequence[tuple[str, int, int, int]]) -> None:
+        """Executions of a node or tool by the run, and the tokens that they have spent."""
         stats = self.stats(info)
-        stats.executions += 1
-        stats.seconds.add(seconds)
-        used = tokens_in(output)
+        stats.executions += len(seconds)
+        stats.seconds.add(*seconds)
         for model, _, _, tokens in used:
             stats.tokens += tokens
             self.add_tokens([(model, tokens)], "committed")
@@ -317,8 +348,9 @@ class Session:
             took = early.ended - early.started
         alone = ex.started + took
         with self._lock:
+            self._catch_up()
             self.report.steps += 1
-            self._note(ex.info, took, output)
+            self._note(ex.info, [took], tokens_in(output))
             assert ex.frame is not None
             self._saved.add(ex.frame.loop, ex.frame.step, ex.ended, alone)
             if early is not None and early.state is State.BLOCKED:
@@ -330,7 +362,6 @@ class Session:
     def run_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for a synchronous real run."""
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
-        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -340,30 +371,23 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                self.concurrency.executes()
-                with watching(self._watch(info, ex, config)):
+                with self._watching(info, ex, config):
                     output = info.invoke(value, config)
         except ParentCommand as command:
-            self._finish(info, began, ex, _compat.for_this_graph(command))
-            self._tell(info, value, command, config)
+            self._returned(info, began, ex, value, command, config)
             raise
         except BaseException as error:
-            self.valuation.failed(info, error)
-            if ex is not None:
-                self.post(self.tree.on_failure, ex)
+            self._failed(info, ex, error)
             raise
         finally:
             fence.ends()
-            self.concurrency.leaves(info)
-        self._finish(info, began, ex, output)
-        self._tell(info, value, output, config)
+        self._returned(info, began, ex, value, output, config)
         return output
 
     async def arun_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for an asynchronous real run."""
         assert info.ainvoke is not None
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
-        self.concurrency.enters(info)
         try:
             fence.claims()
             ex = self._try_begin(info, value, config)
@@ -373,34 +397,37 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                self.concurrency.executes()
-                with watching(self._watch(info, ex, config)):
+                with self._watching(info, ex, config):
                     output = await info.ainvoke(value, config)
         except ParentCommand as command:
-            self._finish(info, began, ex, _compat.for_this_graph(command))
-            self._tell(info, value, command, config)
+            self._returned(info, began, ex, value, command, config)
             raise
         except BaseException as error:
-            self.valuation.failed(info, error)
-            if ex is not None:
-                self.post(self.tree.on_failure, ex)
+            self._failed(info, ex, error)
             raise
         finally:
             fence.ends()
-            self.concurrency.leaves(info)
-        self._finish(info, began, ex, output)
-        self._tell(info, value, output, config)
+        self._returned(info, began, ex, value, output, config)
         return output
 
-    def _watch(self, info: NodeInfo, ex: Execution | None, config: RunnableConfig) -> Watch | None:
-        """Who reads along with the models of a node that the run executes."""
+    def _watching(self, info: NodeInfo, ex: Execution | None, config: RunnableConfig) -> AbstractContextManager[None]:
+        """Have somebody read along with the models of a node that the run executes."""
         if not info.called or ex is None or ex.real_task is None:
-            return None
-        return Watch(self, ex.leaves[0] if ex.leaves else ex, info, config)
+            return UNWATCHED
+        return watching(Watch(self, ex.leaves[0] if ex.leaves else ex, info, config))
+
+    def _failed(self, info: NodeInfo, ex: Execution | None, error: BaseException) -> None:
+        """Note that the real run's execution of a node has raised."""
+        try:
+            self.valuation.failed(info, error)
+            if ex is not None:
+                self.post(self.tree.on_failure, ex)
+        except Exception as own:
+            self.fail(own)
 
     def _tell(self, info: NodeInfo, value: Any, output: Any, config: RunnableConfig) -> None:
         """Let the node's Speculator learn."""
-        if info.learns and self._learning is not None:
+        if self._learning is not None:
             try:
                 self._learning.tell(info, value, output, _compat.guess_config(config))
             except Exception as error:
@@ -455,7 +482,6 @@ class Session:
     def run_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Any]) -> Any:
         """Execute one tool call for a synchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
-        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -465,18 +491,15 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     self.actions.clear(way)
-                self.concurrency.executes()
                 output = execute(request)
         finally:
             fence.ends()
-            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 
     async def arun_tool(self, info: ToolInfo, request: Any, execute: Callable[[Any], Awaitable[Any]]) -> Any:
         """Execute one tool call for an asynchronous real run."""
         fence, begun = Fence(self, info, request.tool_call["args"]), None
-        self.concurrency.enters(info)
         try:
             fence.claims()
             begun = self._try_begin_tool(info, request)
@@ -486,11 +509,9 @@ class Session:
             if output is AGAIN:
                 if way := fence.executes():
                     await self.actions.aclear(way)
-                self.concurrency.executes()
                 output = await execute(request)
         finally:
             fence.ends()
-            self.concurrency.leaves(info)
         self._finish_tool(begun and begun[0], output)
         return output
 
@@ -510,6 +531,11 @@ class Session:
 
     def _settle(self) -> None:
         report = self.report
+        try:
+            with self._lock:
+                self._catch_up()
+        except Exception as error:
+            self.fail(error)
         report.wall = time.monotonic() - self._opened if report.runs else 0.0
         if self.wait is not None:
             report.waits_claimed = int(self.wait.is_claimed)

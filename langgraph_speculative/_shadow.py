@@ -17,7 +17,7 @@ from langgraph_speculative._nodes import LeafInfo, NodeInfo
 from langgraph_speculative._rate_limiters import GUESSING, REASON, NoToken
 from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._workers import Workers
-from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, guesses_of, is_async, is_stream
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, guesses_of, is_async, is_stream
 
 if TYPE_CHECKING:
     from langgraph_speculative._session import Session
@@ -65,7 +65,7 @@ class Shadows:
             async for guess in guesses:
                 self._session.add_tokens(guess.usage.items(), "draft")
                 self._session.valuation.guessed(info, guess)
-                if guess.output is NO_GUESS:
+                if guess.is_empty:
                     continue
                 if not taken:
                     self._session.valuation.answered(info, time.monotonic() - asked)

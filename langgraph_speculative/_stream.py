@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -268,12 +268,13 @@ def _attach(manager: Any) -> None:
         manager.handlers.append(watch)
 
 
+UNWATCHED = nullcontext()
+"""For code that nobody watches: most of it, and this is on the way of every node."""
+
+
 @contextmanager
-def watching(watch: Watch | None) -> Iterator[None]:
+def watching(watch: Watch) -> Iterator[None]:
     """Let code be watched."""
-    if watch is None:
-        yield
-        return
     token = WATCH.set(watch)
     try:
         yield

@@ -239,15 +239,15 @@ class Valuation:
                 for door in held[1]:
                     door.under_way -= 1
 
-    def committed(self, info: LeafInfo, seconds: float, used: Sequence[tuple[str, int, int, int]]) -> None:
-        """The run has executed a node or tool, and spent tokens: model, input, output, total."""
+    def committed(self, info: LeafInfo, seconds: Sequence[float], used: Sequence[tuple[str, int, int, int]]) -> None:
+        """The run has executed a node or tool so many times, and spent tokens: model, input, output, total."""
         known = self._knowledge.of(info.label)
-        known.seconds.add(seconds)
-        known.spent.calls += 1
+        known.seconds.add(*seconds)
+        known.spent.calls += len(seconds)
         for model, read, written, total in used:
             known.spent.add(model, (read, written), total)
         if used or self._policy.prices:
-            self._spent("committed", info, used, self._knowledge.price_of(info))
+            self._spent("committed", info, used, len(seconds) * self._knowledge.price_of(info))
         if self._knowledge.pauses:
             self._knowledge.pauses.over([info.label, *known.spent.by_model])
 

@@ -201,6 +201,8 @@ _WITHOUT_USAGE = frozenset({str, int, float, bool, bytes, type(None)})
 def tokens_in(value: Any) -> list[tuple[str, int, int, int]]:
     """Model name, input, output and total tokens of the AI messages in a node's or tool's output."""
     found: list[tuple[str, int, int, int]] = []
+    if type(value) is dict and _WITHOUT_USAGE.issuperset(map(type, value.values())):
+        return found
     todo = [value]
     while todo:
         # No recursion: this is done for every output of a run, and an output may be a long list.
@@ -215,7 +217,7 @@ def tokens_in(value: Any) -> list[tuple[str, int, int, int]]:
             todo.append(update)
         elif usage := getattr(item, "usage_metadata", None):
             model = (getattr(item, "response_metadata", None) or {}).get("model_name", "unknown")
-            read, written, total = (int(usage.get(f"{kind}_tokens", 0)) for kind in ("input", "output", "total"))
+            read, written, total = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("input", "output", "total"))
             found.append((str(model), read, written, total))
     return found
 

@@ -35,7 +35,7 @@ from langgraph_speculative.policy import Policy
 from langgraph_speculative.report import Report
 from langgraph_speculative.speculators import _protocol
 from langgraph_speculative.speculators._asking import aask, ask
-from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, Speculator
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, Speculator
 
 __all__ = ["check_same_run", "check_speculator"]
 
@@ -289,7 +289,7 @@ def _sound(guesses: list[Guess], value: Any) -> list[Guess]:
             freeze(output)
         except Opaque as error:
             raise AssertionError(f"{where}: the output cannot be compared with the node's: {error}") from None
-    return [g for g in guesses if g.output is not NO_GUESS]
+    return [g for g in guesses if not g.is_empty]
 
 
 def compare_runs(plain: list[Run], observed: list[Run], *, ordered: bool | None = None) -> None:

@@ -79,6 +79,56 @@ def test_a_bug_of_ours(world: World, probe: Probe, monkeypatch: pytest.MonkeyPat
     assert len(fast.report().errors) == 1
 
 
+def behind(world: World, first: Any) -> Any:
+    """A node of which nothing is guessed, and two behind it of which something may be."""
+
+    async def second(state: State) -> Any:
+        return {"x": 1}
+
+    async def third(state: State) -> Any:
+        return {"x": 2}
+
+    graph = chain(State, *map(world.node, (first, second, third))).compile()
+    return speculative(graph, speculators={"second": lambda _: None}, effects={"*": "pure"})
+
+
+@pytest.mark.parametrize("attribute", ["usage_metadata", "update"])
+def test_an_output_that_cannot_be_looked_at(world: World, attribute: str) -> None:
+    """Also of a node of which nothing is guessed: its tokens are counted by code that the run waits for."""
+
+    class Odd:
+        def __getattr__(self, name: str) -> Any:
+            if name == attribute:
+                raise ZeroDivisionError("odd")
+            raise AttributeError(name)
+
+    odd = Odd()
+
+    async def first(state: State) -> Any:
+        return {"bag": [odd]}
+
+    fast = behind(world, first)
+    assert world.invoke(fast, {"x": 0})["bag"] == [odd]
+    assert "ended by an internal error: ZeroDivisionError('odd')" in "".join(fast.report().errors)
+
+
+def test_an_error_that_cannot_be_looked_at(world: World, probe: Probe) -> None:
+    """The policy asks every error whether it says that there were too many calls; the run gets its own."""
+
+    class Odd(Exception):
+        @property
+        def status_code(self) -> int:
+            raise ZeroDivisionError("odd")
+
+        response = status_code
+
+    async def first(state: State) -> Any:
+        raise Odd
+
+    with pytest.raises(Odd):
+        world.invoke(behind(world, first), {"x": 0})
+
+
 def test_places_in_the_budget_are_free_again(world: World, probe: Probe) -> None:
     """Two are enough for a chain: when one is guessed, the one before the last is over."""
     names = "abcdefgh"

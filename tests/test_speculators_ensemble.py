@@ -13,7 +13,6 @@ from langgraph_speculative import Policy, SpeculationError, speculative
 from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative.effects import Effect
 from langgraph_speculative.speculators import BaseSpeculator, Ensemble, Guess, Replay, Route
-from langgraph_speculative.speculators._protocol import NO_GUESS
 from tests.support import LIMIT, Probe, Signal, World, call, chain, says
 
 CONFIG: Any = {"configurable": {}}
@@ -236,7 +235,7 @@ def test_tokens_that_led_to_no_guess_are_counted(world: World, probe: Probe) -> 
     asked = probe.tally.reached("asked")
 
     def vain(state: Any) -> Any:
-        yield Guess(NO_GUESS, usage={"big": 9})
+        yield Guess(usage={"big": 9})
         probe.tally.add("asked")
 
     graph = chain(MessagesState, first, second, names=["first", "second"]).compile()

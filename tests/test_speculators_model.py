@@ -18,7 +18,6 @@ from langgraph_speculative import Policy, SpeculationError, speculative
 from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative.effects import Effect
 from langgraph_speculative.speculators import Model
-from langgraph_speculative.speculators._protocol import NO_GUESS
 from langgraph_speculative.speculators._questions import answers_in, as_written
 from tests.support import Probe, ScriptedModel, Tally, World, call, chain, says, turns
 
@@ -144,7 +143,7 @@ def test_an_error_of_a_model_that_has_answered_before_is_an_error(world: World) 
 
 def test_tokens_that_led_to_no_guess_are_told(world: World) -> None:
     [guess] = ask(world, Model(answering([calls()], "text"), tools=[order]), ASK)
-    assert (guess.output, dict(guess.usage)) == (NO_GUESS, {"small": 5})
+    assert (guess.is_empty, dict(guess.usage)) == (True, {"small": 5})
 
 
 def test_the_results_of_calls(world: World) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from langchain_core.messages import AIMessage, BaseMessage
@@ -18,7 +19,7 @@ from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.report import usage_of
 from langgraph_speculative.speculators._asking import together
 from langgraph_speculative.speculators._content import outcome_of
-from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess, known_names
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess, known_names
 
 TOOLS = "a draft's tools are never run. Draft the model nodes."
 
@@ -74,7 +75,7 @@ class Draft(BaseSpeculator):
                 raise SpeculationError(f"a Draft cannot guess for {node.label!r}: {reason}")
         return Draft(found, samples=self._samples)
 
-    def guess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    def guess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """Run all samples, in threads, and return what differs."""
         config = _compat.with_runtime(config)
         nodes = [d for d in self._bound() for _ in range(self._samples)]
@@ -83,7 +84,7 @@ class Draft(BaseSpeculator):
         pairs = zip(nodes, inputs, strict=True)
         return self._merged(together(self, [lambda n=n, v=v: n.invoke(v, config) for n, v in pairs]))  # type: ignore[misc]
 
-    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess]:
+    async def aguess(self, value: Any, config: RunnableConfig) -> list[Guess] | None:
         """Run all samples, on the event loop, and return what differs."""
         config = _compat.with_runtime(config)
         nodes = [d for d in self._bound() for _ in range(self._samples)]
@@ -100,7 +101,7 @@ class Draft(BaseSpeculator):
             raise SpeculationError("a Draft of a graph is bound to a node first: Draft(graph).bind(node).")
         return self._drafts
 
-    def _merged(self, results: Sequence[Any]) -> list[Guess]:
+    def _merged(self, results: Sequence[Any]) -> list[Guess] | None:
         """One guess for each different result; one that failed counts as no sample."""
         outputs = [r for r in results if not isinstance(r, BaseException)]
         if not outputs:
@@ -117,8 +118,9 @@ class Draft(BaseSpeculator):
                 samples.setdefault(key, output)
         ranked = sorted(samples, key=lambda key: -shares[key])
         guesses = [Guess(samples[key], min(1.0, shares[key]), "draft") for key in ranked if samples[key] is not None]
-        first = guesses[0] if guesses else Guess(NO_GUESS)
-        return [Guess(first.output, first.confidence, "draft", dict(usage)), *guesses[1:]]
+        if not guesses:
+            return [Guess(source="draft", usage=dict(usage))] if usage else None
+        return [replace(guesses[0], usage=dict(usage)), *guesses[1:]]
 
 
 def _shares(outputs: Sequence[Any]) -> dict[Any, tuple[float, Any]]:

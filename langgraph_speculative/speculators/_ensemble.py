@@ -13,7 +13,6 @@ from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.speculators._asking import aask, ask, has_async_form
 from langgraph_speculative.speculators._content import committed, keyed, outcome_of
 from langgraph_speculative.speculators._protocol import (
-    NO_GUESS,
     BaseSpeculator,
     Guess,
     Speculator,
@@ -126,7 +125,7 @@ class Ensemble(BaseSpeculator):
         merged.asked += 1
         for guess in given:
             merged.usage.update(guess.usage)
-            if guess.output is NO_GUESS:
+            if guess.is_empty:
                 continue
             try:
                 outcome = outcome_of(guess.output)
@@ -156,7 +155,7 @@ class Ensemble(BaseSpeculator):
                         self._pending.popitem(last=False)
         guesses = sorted(merged.best.values(), key=lambda g: -g.confidence)
         if not guesses:
-            return [Guess(NO_GUESS, usage=dict(merged.usage))] if merged.usage else None
+            return [Guess(usage=dict(merged.usage))] if merged.usage else None
         first = guesses[0]
         return [Guess(first.output, first.confidence, first.source, dict(merged.usage)), *guesses[1:]]
 

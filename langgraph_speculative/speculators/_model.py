@@ -11,7 +11,7 @@ from langchain_core.tools import BaseTool
 from langgraph_speculative._nodes import NodeInfo
 from langgraph_speculative.errors import SpeculationError
 from langgraph_speculative.report import usage_of
-from langgraph_speculative.speculators._protocol import NO_GUESS, BaseSpeculator, Guess
+from langgraph_speculative.speculators._protocol import BaseSpeculator, Guess
 from langgraph_speculative.speculators._questions import Calls, Question, Results, Words, answers_in, transcript
 
 
@@ -163,7 +163,7 @@ class Model(BaseSpeculator):
                 guesses.append(Guess(output, _confidence(answer), "model"))
         guesses = sorted(guesses, key=lambda g: -g.confidence)[: self._k]
         if not guesses:
-            return [Guess(NO_GUESS, usage=usage)] if usage else None
+            return [Guess(usage=usage)] if usage else None
         first = guesses[0]
         return [Guess(first.output, first.confidence, "model", usage), *guesses[1:]]
 

@@ -14,15 +14,6 @@ if TYPE_CHECKING:
     from langgraph_speculative._nodes import NodeInfo
 
 
-class _NoGuess:
-    def __repr__(self) -> str:
-        return "NO_GUESS"
-
-
-NO_GUESS = _NoGuess()
-"""The output of a `Guess` that proposes none: asking has cost tokens, and came to nothing."""
-
-
 class Nothing(Enum):
     NOTHING = auto()
 
@@ -39,11 +30,12 @@ class Guess:
         output: What the node may return: exactly the kind of value that the node itself returns.
         confidence: Probability in [0, 1] that it is right.
         source: Who guessed it, where a Speculator asks several others.
-        usage: Tokens that asking has cost, by model. Where one question gave several guesses, the first one says it.
+        usage: Tokens that asking has cost, by model. Where one question gave several guesses, the first one says it;
+            where it gave none, a `Guess` of nothing but `usage` does.
         resume: For `START`, instead of an output: the answer to the question that the graph has asked with `interrupt`.
 
     Raises:
-        SpeculationError: A confidence outside [0, 1], or not exactly one of `output` and `resume`.
+        SpeculationError: A confidence outside [0, 1], or both `output` and `resume`, or nothing at all.
     """
 
     output: Any = NOTHING
@@ -55,8 +47,14 @@ class Guess:
     def __post_init__(self) -> None:
         if not 0.0 <= self.confidence <= 1.0:
             raise SpeculationError(f"Guess(confidence={self.confidence!r}): must be between 0 and 1.")
-        if (self.output is NOTHING) is (self.resume is NOTHING):
+        has_both = self.output is not NOTHING and self.resume is not NOTHING
+        if has_both or (self.is_empty and not self.usage):
             raise SpeculationError("Guess(...): give an output, or resume= for the answer to an interrupt.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it proposes nothing, and only says what asking has cost."""
+        return self.output is NOTHING and self.resume is NOTHING
 
 
 class BaseSpeculator:
