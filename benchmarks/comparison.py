@@ -11,14 +11,13 @@ a row misses its bar or one of our results is not the plain one's, 2 for a row t
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 
 from benchmarks import _comparison_route as route
 from benchmarks import _comparison_stream as stream
+from benchmarks._command import add_rows, chosen, finish, plain_environment
 from benchmarks._engine_rows import Measured, Row
 
 ROWS: Mapping[str, Row] = {
@@ -57,34 +56,12 @@ def measure(names: Sequence[str], rounds: int) -> dict[str, Measured]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    parser.add_argument("--only", metavar="ROW,...", help="only these rows, of: " + ", ".join(ROWS))
+    add_rows(parser, ROWS)
     parser.add_argument("--rounds", type=int, default=7, help="times that each graph is run (default: 7)")
     args = parser.parse_args(argv)
-    names = args.only.split(",") if args.only else list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    for variable in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        os.environ[variable] = "false"
-    os.environ.pop("LANGGRAPH_SPECULATIVE", None)
-    results = measure(names, args.rounds)
-    if args.json:
-        rows = {
-            name: {"value": round(m.value, 4), "bar": ROWS[name].bar, "better": ROWS[name].better}
-            for name, m in results.items()
-        }
-        print(json.dumps(rows, indent=2))
-    else:
-        print("| row | case | measured | bar |\n|---|---|---|---|")
-        for name, measured in results.items():
-            row = ROWS[name]
-            sign = "≤" if row.better == "lower" else "≥"
-            print(f"| {name} | {row.what} | {measured.value:.3f} | {sign} {row.bar:g} |")
-        print()
-        for name, measured in results.items():
-            if measured.detail:
-                print(f"* {name}: {measured.detail}")
-    return 0 if all(ROWS[name].is_met(measured.value) for name, measured in results.items()) else 1
+    names = chosen(parser, args.only, ROWS)
+    plain_environment()
+    return finish(measure(names, args.rounds), ROWS, as_json=args.json)
 
 
 if __name__ == "__main__":

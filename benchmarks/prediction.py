@@ -11,7 +11,6 @@ whose data is absent are left out, with a message. Exit status 1 if a row misses
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -20,6 +19,7 @@ from math import nan
 from pathlib import Path
 
 from benchmarks import _prediction_history as history
+from benchmarks._command import add_rows, chosen, finish
 from benchmarks._engine_rows import Measured, Results
 from benchmarks._prediction_data import AIRLINE, RETAIL, Absent
 from benchmarks._prediction_rows import ROWS, Settings
@@ -54,43 +54,17 @@ def measure(names: Sequence[str], settings: Settings) -> Results:
     return {row: results[row] for row in ROWS if row in results}
 
 
-def as_json(results: Results) -> str:
-    """``{row: {"value": ..., "bar": ..., "better": ...}}``; the value of a row that failed is null."""
-    out = {}
-    for name, measured in results.items():
-        value = None if measured.value != measured.value else round(measured.value, 4)
-        out[name] = {"value": value, "bar": ROWS[name].bar, "better": ROWS[name].better}
-    return json.dumps(out, indent=2)
-
-
-def as_markdown(results: Results) -> str:
-    """A table for people, and below it what else was seen."""
-    lines = ["| row | measured on | value | bar |", "|---|---|---|---|"]
-    for name, measured in results.items():
-        row = ROWS[name]
-        unit = f" {row.unit}" if row.unit else ""
-        missed = "" if row.is_met(measured.value) else " **missed**"
-        sign = "≤" if row.better == "lower" else "≥"
-        lines.append(f"| {name} | {row.what} | {measured.value:.3f}{unit}{missed} | {sign} {row.bar:g}{unit} |")
-    notes = [f"* {name}: {measured.detail}" for name, measured in results.items() if measured.detail]
-    return "\n".join([*lines, "", *notes])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="directory of the recorded runs")
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    parser.add_argument("--only", metavar="ROW,...", help="only these rows, of: " + ", ".join(ROWS))
+    add_rows(parser, ROWS)
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how often the folds are drawn (default: 3)")
     parser.add_argument("--quick", action="store_true", help="one draw of the folds, 1,000 runs for history_ms")
     args = parser.parse_args(argv)
-    names = args.only.split(",") if args.only else list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    names = chosen(parser, args.only, ROWS)
     results = measure(names, Settings(args.data, tuple(range(1 if args.quick else args.seeds)), args.quick))
-    print(as_json(results) if args.json else as_markdown(results))
-    return 0 if all(ROWS[name].is_met(measured.value) for name, measured in results.items()) else 1
+    return finish(results, ROWS, as_json=args.json)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,18 @@ Exit status 1 if a row misses its bar, 2 for a row that does not exist or a figu
 from __future__ import annotations
 
 import argparse
-import os
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from math import nan
 from pathlib import Path
 from statistics import fmean, median
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 from benchmarks import _engine_graphs as graphs
 from benchmarks import _engine_latency as latency
 from benchmarks import _theory_runs as runs
+from benchmarks._command import add_rows, chosen, finish, meter, plain_environment
 from benchmarks._engine_rows import Measured, Results, Row, Settings, run_async, same, timed
 from benchmarks._theory_plot import plot
-from benchmarks.engine import RichMeter, as_json, as_markdown
 from langgraph_speculative.theory import (
     always_right_ratio,
     corrected_ratio,
@@ -184,8 +180,7 @@ def measure(names: Sequence[str], settings: Settings) -> Results:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.theory", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--json", action="store_true", help="print JSON instead of Markdown")
-    parser.add_argument("--only", metavar="ROW,...", help="only these rows, of: " + ", ".join(ROWS))
+    add_rows(parser, ROWS)
     parser.add_argument("--quick", action="store_true", help="fewer repetitions, same cases and bars")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the figure into FILE, and measure nothing")
     args = parser.parse_args(argv)
@@ -197,17 +192,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (OSError, ValueError) as error:
             parser.error(f"--plot {args.plot}: {error}")
         return 0
-    names = args.only.split(",") if args.only else list(ROWS)
-    if unknown := [name for name in names if name not in ROWS]:
-        parser.error(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
-    for variable in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        os.environ[variable] = "false"
-    os.environ.pop("LANGGRAPH_SPECULATIVE", None)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=1) as progress:
-        results = measure(names, Settings(args.quick, meter=RichMeter(progress)))
-    print(as_json(results, ROWS) if args.json else as_markdown(results, ROWS))
-    return 0 if all(ROWS[name].is_met(measured.value) for name, measured in results.items()) else 1
+    names = chosen(parser, args.only, ROWS)
+    plain_environment()
+    with meter() as shown:
+        results = measure(names, Settings(args.quick, meter=shown))
+    return finish(results, ROWS, as_json=args.json)
 
 
 if __name__ == "__main__":

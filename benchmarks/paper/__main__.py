@@ -22,7 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.engine import RichMeter
+from benchmarks._command import RichMeter
 from benchmarks.paper._parts import SYSTEMS, Group, Measured, Part, Row, Settings, module, part
 
 Table = dict[str, tuple[Row, Measured]]
