@@ -20,10 +20,10 @@ from langgraph_speculative._ids import Renaming
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import NodeInfo, ToolInfo
 from langgraph_speculative._session import Session
+from langgraph_speculative._speculation import Speculation
 from langgraph_speculative._values import fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
 from langgraph_speculative.effects import Effect
-from langgraph_speculative.graph import _Speculation
 
 SAME = Renaming({}, {})
 
@@ -564,9 +564,9 @@ def test_what_is_held_is_passed_on_as_it_is_where_it_cannot_be_renamed() -> None
 # --- who opens a session --------------------------------------------------------------------------------------------
 
 
-def speculation(mode: Any = "on", *, useful: bool = True) -> _Speculation:
+def speculation(mode: Any = "on", *, useful: bool = True) -> Speculation:
     infos = [node(speculate=useful)]
-    return _Speculation(
+    return Speculation(
         {},
         SimpleNamespace(all_infos=lambda: infos, start=SimpleNamespace(speculate=False, called=False)),
         Policy(mode=mode),
@@ -634,18 +634,18 @@ async def test_a_graph_inside_a_run_takes_part_in_its_session() -> None:
 async def test_only_on_the_same_loop() -> None:
     outer = speculation().open(None, sync=False)
     assert outer is not None
-    assert _Speculation._shares(View(outer), False)
-    assert not _Speculation._shares(View(outer), True)
-    assert not _Speculation._shares(View(None), False)
+    assert Speculation._shares(View(outer), False)
+    assert not Speculation._shares(View(outer), True)
+    assert not Speculation._shares(View(None), False)
     elsewhere = await asyncio.to_thread(lambda: asyncio.run(shares(View(outer))))
     assert not elsewhere
     synchronous = speculation().open(None, sync=True)
-    assert _Speculation._shares(View(synchronous), True)
-    assert not _Speculation._shares(View(synchronous), False)
+    assert Speculation._shares(View(synchronous), True)
+    assert not Speculation._shares(View(synchronous), False)
 
 
 async def shares(view: View) -> bool:
-    return _Speculation._shares(view, False)
+    return Speculation._shares(view, False)
 
 
 async def test_the_control_thread_runs_no_sessions_of_its_own() -> None:

@@ -473,7 +473,7 @@ def test_of_a_message_only_the_latest_part_is_acted_on(
             executions = {ex for frame in sessions[0].tree.frames for ex in frame.executions}
             verdicts.append([p.verdict for ex in executions for p in ex.proposals])
 
-    monkeypatch.setattr("langgraph_speculative.graph.Session", Kept)
+    monkeypatch.setattr("langgraph_speculative._speculation.Session", Kept)
     tally = probe.tally
     model = once(*looks(0, "c1", "a"), tally.reached("look a"), *looks(1, "c2", "b"), tally.reached("look b"), text(""))
     fast = speculative(create_agent(model, [looker(tally)]), effects={"look": "read"}, policy=Policy(hooks=(look_at,)))
