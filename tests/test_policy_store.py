@@ -93,6 +93,7 @@ def test_a_store_that_fails_costs_an_entry_and_nothing_is_lost() -> None:
     own = memory(store)
     learn(own, True, False)
     own.load()
+    POOL.drain(own._owner, 5)
     own.save(at_once=True)
     POOL.drain(own._owner, 5)
     assert [error.split(":")[0] for error in own._report.errors] == [
