@@ -79,6 +79,7 @@ class NodeInfo(LeafInfo):
         called: The tools that such a message may call, and whether they may run early; empty where none may.
         channels: What the nodes of its graph may write.
         lends: Whether it is a graph whose own branches may reach its end, and so guess its output.
+        is_bare: Whether its execution by the run means nothing to speculation, as long as nothing is under way.
         foreign_wrapper: Whether code of the user's runs around each of its tool calls.
         sync_wrapper_only: Whether that code has no asynchronous form, and so would block a branch's loop.
     """
@@ -102,6 +103,7 @@ class NodeInfo(LeafInfo):
     called: dict[str, bool] = field(default_factory=dict)
     channels: frozenset[str] = frozenset()
     lends: bool = False
+    is_bare: bool = False
     key_function: Callable[[Any], Any] | None = None
     invoke: Callable[..., Any] = lambda *_: None
     ainvoke: Callable[..., Awaitable[Any]] | None = None
@@ -225,6 +227,8 @@ def mark_useful(nodes: Mapping[str, NodeInfo], *, ends: bool) -> None:
         info.called = called(info)
         info.lends = any(i.speculator is not None or i.lends for i in info.inner)
         info.speculate = info.speculator is not None and (ends or leads(info, frozenset(), False))
+        concerns = info.speculate or info.called or info.lends or info.learns
+        info.is_bare = info.kind == "leaf" and info.effect is Effect.PURE and not concerns
 
 
 def is_prebuilt(function: Any) -> bool:
