@@ -210,6 +210,8 @@ def _settled(plan: Plan) -> Plan:
     # A checkpoint that is written while the run goes on may hold what a node changed, or an id that was added.
     changes = any({"mutate", "message"} & n.acts for node in nodes for n in (node, *node.inner))
     durability = "sync" if plan.durability == "async" and (changes or plan.sync) else plan.durability
+    if plan.sync and any("mutate" in node.acts for node in nodes):
+        durability = "exit"  # what a task has written is saved by a thread, while the next one may change it already
     stops = plan.stops if plan.saver else (len(NAMES), len(NAMES))
     then = plan.then if plan.saver else tuple(t for t in plan.then if t == "again")
     return replace(plan, nodes=tuple(nodes), join=join, durability=durability, stops=stops, then=then)
