@@ -82,14 +82,20 @@ def _let_branches_go_first(info: Any) -> None:
     """Make a node's real executions wait until the branches that guess at them are at rest."""
     invoke, ainvoke, pause = info.invoke, info.ainvoke, threading.Event()  # tests replace `time.sleep`
 
-    def busy(config: Any, end: float) -> bool:
+    def session_of(config: Any) -> Any:
         view = config["configurable"].get(KEY)
-        is_real = view is not None and view.session is not None and view.frame is None
-        return is_real and bool(view.session.tree._workers) and time.monotonic() < end
+        return None if view is None or view.frame is not None else view.session
+
+    def busy(config: Any, end: float) -> bool:
+        session = session_of(config)
+        return session is not None and bool(session.tree._workers) and time.monotonic() < end
 
     def patient(value: Any, config: Any, **kwargs: Any) -> Any:
-        end = time.monotonic() + PATIENCE
-        pause.wait(0.002)
+        end, noted = time.monotonic() + PATIENCE, threading.Event()
+        if (session := session_of(config)) is not None:
+            # Until then nobody has looked at what the run has posted, and so nobody guesses yet.
+            session.post(noted.set, threaded=True)
+            noted.wait(PATIENCE)
         while busy(config, end):
             pause.wait(0.002)
         return invoke(value, config, **kwargs)

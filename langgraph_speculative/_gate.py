@@ -180,6 +180,7 @@ class Gate:
                 if self._target is None:
                     self._held.append(("event", kept))
                     self._lend_writer(event)
+                    return None  # and not whoever has claimed since, who gets it from those that were held
         return self._target
 
     def _lend_writer(self, event: Event) -> None:

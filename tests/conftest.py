@@ -8,12 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 from langchain_core.callbacks import manager
 
 from benchmarks import _postgres
 from tests.support import AsyncWorld, MixedWorld, Probe, World
 
 pytest.register_assert_rewrite("tests.twins")
+
+# How long an example takes, or its making, says more about the machine than about what is tested.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 
 _WORLDS = {"sync": World, "async": AsyncWorld, "mixed": MixedWorld}

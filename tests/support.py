@@ -21,7 +21,7 @@ from langgraph.graph.state import CompiledStateGraph, StateGraph
 from langgraph.types import Command
 from pydantic import BaseModel
 
-from langgraph_speculative import Event, _observe
+from langgraph_speculative import Event, _observe, _scheduler
 from langgraph_speculative._observe import Run
 
 LIMIT = 30.0
@@ -258,6 +258,13 @@ def effects_of(graph: Any) -> dict[str, str]:
 def threads() -> set[threading.Thread]:
     """The library's threads that are alive."""
     return {t for t in threading.enumerate() if t.name.startswith("langgraph-speculative")}
+
+
+def are_busy(graph: Any, count: int) -> bool:
+    """Wait until so many of the pool's threads work for a graph: one that has delivered is counted a moment longer."""
+    pool, owner = _scheduler.POOL, graph._speculation
+    with pool._lock:
+        return pool._lock.wait_for(lambda: pool._busy[owner] == count, LIMIT)
 
 
 # --- what can be seen of a run ----------------------------------------------------------------------------------

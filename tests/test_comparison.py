@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from langchain_core.messages import AIMessage
+from langchain_core.outputs import ChatGenerationChunk
 
 from benchmarks import _comparison_route as route
 from benchmarks import _comparison_stream as stream
 from benchmarks import comparison
 from benchmarks._engine_rows import Measured
-from langgraph_speculative import speculative
+from langgraph_speculative import Event, Policy, speculative
 from langgraph_speculative._compare import same_result
+from tests.support import Probe
 
 
 @pytest.fixture(autouse=True)
@@ -29,16 +34,54 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("case", route.CASES, ids=lambda case: case.name)
-async def test_ours_is_equal_to_plain_on_each_graph(case: route.Case) -> None:
-    fast = route.ours(case)
-    assert await fast.ainvoke(route.INPUT) == await route.compiled(case).ainvoke(route.INPUT)
+async def test_ours_is_equal_to_plain_on_each_graph(
+    case: route.Case, probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = await route.compiled(case).ainvoke(route.INPUT)
+    tally, decide = probe.tally, route.router
+
+    def counted(name: str, node: route.Node) -> route.Node:
+        async def body(state: Any) -> Any:
+            tally.add(name)
+            return await node(state)
+
+        return body
+
+    async def router(state: Any) -> Any:
+        # The guesses come from a thread, which may take longer than the router's few milliseconds.
+        await tally.reached(case.targets["billing"]).wait()
+        return await decide(state)
+
+    monkeypatch.setattr(route, "router", router)
+    fast = route.ours(replace(case, nodes={name: counted(name, node) for name, node in case.nodes.items()}))
+    assert await fast.ainvoke(route.INPUT) == expected
     assert fast.report().claimed
     assert not fast.report().errors
 
 
-async def test_the_streaming_agent_starts_its_calls_early() -> None:
+async def test_the_streaming_agent_starts_its_calls_early(probe: Probe) -> None:
+    tally = probe.tally
+
+    def launched(event: Event) -> None:
+        if event.kind == "launch" and event.tool:
+            tally.add("launch")
+
+    class Held(stream.Talker):
+        async def _astream(self, messages: Any, *args: Any, **kwargs: Any) -> AsyncIterator[ChatGenerationChunk]:
+            turn = sum(isinstance(m, AIMessage) for m in messages)
+            async for chunk in super()._astream(messages, *args, **kwargs):
+                message: Any = chunk.message
+                if not message.content and not message.tool_call_chunks:
+                    # Behind the calls: however few milliseconds the message lasts, both have begun by then.
+                    await tally.reached("launch", 2 * (turn + 1)).wait()
+                yield chunk
+
     plain = stream.create_agent(stream.Talker(), stream.TOOLS)
-    fast = speculative(stream.create_agent(stream.Talker(), stream.TOOLS), effects={"search": "read", "check": "read"})
+    fast = speculative(
+        stream.create_agent(Held(), stream.TOOLS),
+        effects={"search": "read", "check": "read"},
+        policy=Policy(hooks=(launched,)),
+    )
     assert same_result(await stream._run(plain), await stream._run(fast)) is None
     assert fast.report().claimed >= 2 * stream.TURNS
 

@@ -10,6 +10,7 @@ from langgraph.graph import END, START, StateGraph
 
 from langgraph_speculative import Guess, Policy, speculative
 from langgraph_speculative.speculators import BaseSpeculator
+from tests.support import LIMIT
 
 
 class State(TypedDict, total=False):
@@ -68,7 +69,7 @@ async def test_a_learner_is_told_what_the_runs_did(mode: Any) -> None:
     await fast.ainvoke({"x": 1}, config)
     asked.clear()
     await fast.ainvoke({"x": 6}, config)
-    assert fast.drain() == 0
+    assert fast.drain(LIMIT) == 0
     assert learner.bound == ["first"]
     assert learner.learned == [({"x": 1}, {"y": 2}, "me"), ({"x": 6}, {"y": 7}, "me")]
     assert learner.asked == ["me", "me"]
@@ -84,7 +85,7 @@ def test_a_learner_of_a_synchronous_run_is_told_too() -> None:
     sync.add_edge("first", "second")
     fast = speculative(sync.compile(), speculators={"first": learner}, effects={"*": "read"})
     assert fast.invoke({"x": 1}, {"configurable": {"own": "me"}}) == {"x": 4, "y": 2}
-    fast.drain()
+    assert fast.drain(LIMIT) == 0
     assert learner.learned == [({"x": 1}, {"y": 2}, "me")]
 
 
@@ -95,5 +96,5 @@ async def test_a_learner_that_raises_is_reported_and_not_raised() -> None:
 
     fast = speculative(graph(), speculators={"first": Raising()}, effects={"*": "read"})
     assert await fast.ainvoke({"x": 1}, {"configurable": {"own": "me"}}) == {"x": 4, "y": 2}
-    fast.drain()
+    assert fast.drain(LIMIT) == 0
     assert "'first' could not learn: ValueError: too hard" in "".join(fast.report().errors)

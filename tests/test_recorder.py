@@ -155,6 +155,28 @@ def test_what_is_written_while_another_thread_claims_is_passed_on_and_not_held()
     assert own.held == 0
 
 
+def test_an_event_that_is_held_in_the_moment_of_the_claim_is_told_once() -> None:
+    heard = hearing(BaseCallbackHandler)
+    own = gate([heard])
+    lock = own._lock
+
+    class Claims:
+        """The run claims as soon as the event is held."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: Any) -> None:
+            lock.release()
+            own._lock = lock
+            assert own.open(claimant(heard), same)
+
+    own._lock = Claims()  # type: ignore[assignment]
+    own.handler.on_text("x", run_id=uuid4())  # type: ignore[union-attr]
+    assert heard.heard == ["on_text"]
+    assert own.held == 0
+
+
 @pytest.mark.parametrize("is_sync", [True, False])
 async def test_a_tools_own_writer_is_lent_where_the_run_streams_tools(is_sync: bool) -> None:
     class Tools(_compat._ToolHandler, BaseCallbackHandler):  # type: ignore[misc]

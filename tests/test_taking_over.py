@@ -22,6 +22,7 @@ from langgraph_speculative._nodes import ToolInfo
 from langgraph_speculative._session import Session
 from langgraph_speculative._values import freeze
 from langgraph_speculative.effects import Effect
+from tests.support import LIMIT
 from tests.test_session import SAME, FakeGate, Loop, config_in, early, node, request, runner, session
 
 pytestmark = pytest.mark.usefixtures("ends_sessions")
@@ -170,11 +171,11 @@ def test_a_claimant_in_a_thread_waits_for_what_still_runs() -> None:
         target=lambda: outputs.append(own._claims.take(ex, SAME, None, config_in(Loop()))), daemon=True
     )
     thread.start()
-    assert waits.wait(10)
+    assert waits.wait(LIMIT)
     assert ex.decide(own.ledger.lock)
     ex.output, ex.has_output, ex.state = "late", True, State.FINISHED
     ex.over(own.ledger.lock)
-    thread.join(10)
+    thread.join(LIMIT)
     assert outputs == ["late"]
     own.close()
 
@@ -280,16 +281,19 @@ async def test_tasks_have_a_few_turns_to_end_and_no_more() -> None:
 
 
 class Control:
-    """Stands in for the control thread's loop: keeps what it is to run."""
+    """Stands in for the control thread's loop: runs at once what it is given, and counts the turns of a task."""
 
     def __init__(self) -> None:
-        self.kept: list[Any] = []
+        self.turns = 0
 
     def call_soon_threadsafe(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
         function(*args)
 
     def create_task(self, coroutine: Any) -> None:
-        self.kept.append(coroutine)
+        while inspect.getcoroutinestate(coroutine) != inspect.CORO_CLOSED and self.turns < 1000:
+            with suppress(StopIteration):
+                coroutine.send(None)
+                self.turns += 1
 
 
 @pytest.mark.parametrize("ends", [True, False])
@@ -297,17 +301,11 @@ def test_a_synchronous_session_gives_its_tasks_a_few_turns_too(ends: bool) -> No
     own = Session(Policy(), object(), sync=True)
     own._frame_of(Loop())
     own.loop = control = Control()  # type: ignore[assignment]
-    turns = 0
-    task = SimpleNamespace(done=lambda: ends and turns >= 3)
+    task = SimpleNamespace(done=lambda: ends and control.turns >= 3)
     own.tree.kill_all = lambda: [task]  # type: ignore[method-assign,list-item]
     own.close()
-    (killing,) = control.kept
-    while inspect.getcoroutinestate(killing) != inspect.CORO_CLOSED and turns < 1000:
-        with suppress(StopIteration):
-            killing.send(None)
-            turns += 1
     # Ten more, for what LangGraph cancels and does not await.
-    assert turns == 13 if ends else 13 < turns < 1000
+    assert control.turns == 13 if ends else 13 < control.turns < 1000
 
 
 def test_a_synchronous_session_on_a_closed_loop_ends_too() -> None:
