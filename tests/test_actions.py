@@ -683,8 +683,8 @@ def test_a_call_does_not_wait_for_an_action_that_a_call_beside_it_is_claiming(pr
         return {}
 
     builder = chain(State, plan, write, look, names=["plan", "write", "look"])
-    builder.add_node("other", other)
-    builder.add_edge("plan", "other")
+    builder.add_node("write beside it", other)  # LangGraph starts the tasks of a superstep by name
+    builder.add_edge("plan", "write beside it")
     fast = speculative(
         builder.compile(),
         speculators={"plan": lambda _: {"n": 7}},
@@ -693,7 +693,7 @@ def test_a_call_does_not_wait_for_an_action_that_a_call_beside_it_is_claiming(pr
     )
     out = world.invoke(fast, {"n": 1})
     assert sorted(out["log"]) == ["other", "written"]
-    assert done[-1] == "write"
+    assert done == ["write"]
 
 
 def test_a_closed_graph_lets_go_of_its_journal(world: World, probe: Probe, tmp_path: Any) -> None:
