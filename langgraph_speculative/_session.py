@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 PASSED = 64
 """Executions of a node that speculation had nothing to do with, after which they are counted."""
 
+PATIENCE = 0.05
+"""Seconds that the end of a synchronous run waits for its branches to end: the control thread is shared."""
+
 _numbers = itertools.count(1)
 
 
@@ -624,8 +627,8 @@ class Session:
         if self.tree.frames:
             try:
                 self.loop.call_soon_threadsafe(lambda: self.loop.create_task(kill()))
-                # The control thread is shared: its other work is not waited for, unless there is something to undo.
-                done.wait(None if self.ledger.open_actions else 0.05)
+                # The control thread's other work is not waited for, unless there is something to undo.
+                done.wait(None if self.ledger.open_actions else PATIENCE)
             except RuntimeError:
                 pass
         try:

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, settings
 from langchain_core.callbacks import manager
 
 from benchmarks import _postgres
-from tests.support import AsyncWorld, MixedWorld, Probe, World
+from langgraph_speculative import _session
+from tests.support import LIMIT, AsyncWorld, MixedWorld, Probe, World
 
 pytest.register_assert_rewrite("tests.twins")
 
@@ -56,6 +57,12 @@ def _no_switches(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a synchronous run's end counts is in its report, however late its thread gets the processor."""
+    monkeypatch.setattr(_session, "PATIENCE", LIMIT)
+
+
+@pytest.fixture(autouse=True)
 def _only_own_daemons() -> Iterator[None]:
     """No test may leave a thread that would keep the process alive."""
     before = set(threading.enumerate())
@@ -64,7 +71,7 @@ def _only_own_daemons() -> Iterator[None]:
     allowed = manager._executor()._threads if manager._executor.cache_info().currsize else set()
     left = [t for t in threading.enumerate() if t not in before and t not in allowed and not t.daemon]
     for thread in left:
-        thread.join(5)
+        thread.join(LIMIT)
     stacks = {
         t.name: "".join(traceback.format_stack(frames[t.ident]))
         for t in left

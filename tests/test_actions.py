@@ -683,8 +683,8 @@ def test_a_call_does_not_wait_for_an_action_that_a_call_beside_it_is_claiming(pr
         return {}
 
     builder = chain(State, plan, write, look, names=["plan", "write", "look"])
-    builder.add_node("writing_is_under_way", other)  # LangGraph begins the tasks of a step in the order of their names
-    builder.add_edge("plan", "writing_is_under_way")
+    builder.add_node("write beside it", other)  # LangGraph starts the tasks of a superstep by name
+    builder.add_edge("plan", "write beside it")
     fast = speculative(
         builder.compile(),
         speculators={"plan": lambda _: {"n": 7}},

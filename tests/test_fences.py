@@ -15,7 +15,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, add_messages
 from langgraph.prebuilt import ToolNode
 
-from langgraph_speculative import Policy, speculative
+from langgraph_speculative import Policy, _session, speculative
 from langgraph_speculative._gate import CURRENT
 from langgraph_speculative.effects import Action, Prepared, irreversible, pure, read, reversible, staged
 from tests.fuzz_runs import Notes
@@ -424,8 +424,9 @@ def test_nothing_is_read_behind_a_staged_action_that_is_not_committed(world: Wor
     assert any("behind a staged action of the same scope" in reason for reason in report.stopped)
 
 
-def test_no_action_starts_behind_the_end_of_the_run(probe: Probe) -> None:
+def test_no_action_starts_behind_the_end_of_the_run(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     """The guard is asked while the run goes on, and answers when it has ended."""
+    monkeypatch.setattr(_session, "PATIENCE", 0.0)
     world, over, asked = World(), Signal("the end"), Signal("the guard")
 
     def guard(name: str, arguments: Any, state: Any) -> bool:

@@ -22,7 +22,7 @@ from langgraph_speculative import BetweenTurns, Budget, Guess, Policy, speculati
 from langgraph_speculative._spending import Spending
 from langgraph_speculative.speculators import BaseSpeculator
 from langgraph_speculative.testing import check_same_run
-from tests.support import ScriptedModel, Tally, Watch, call, chain, says
+from tests.support import LIMIT, ScriptedModel, Tally, Watch, call, chain, says
 from tests.test_stream_calls import Writing, looker, looks, text
 
 ASK = {"messages": [HumanMessage("how much?", id="ask")]}
@@ -147,6 +147,7 @@ class Turns:
 
         async def work(state: Chat) -> Any:
             self.tally.add(f"work {state['x']}")
+            self.tally.add("work")
             if hold is not None and self.tally[f"work {state['x']}"] == 1 and state["x"] in guesses:
                 await hold.wait()
             return {}
@@ -190,6 +191,7 @@ async def test_a_wait_obeys_the_bound_of_the_run_before_it_and_the_next_one_its_
     async with turns.fast as fast:
         await fast.ainvoke({"x": 0}, on("a", max_concurrency=1))
         await turns.watch.saw("stop", count=2).wait()
+        await turns.tally.reached("work", 1 + 1).wait()  # the run's own, and the one that was launched
         assert fast.report().stopped == {}
         assert sum(turns.tally[f"work {x}"] for x in (1, 2, 3)) == 1
         # What the wait has begun is under way still: the run makes room for its own call.
@@ -338,5 +340,5 @@ def test_a_graph_is_closed_when_nothing_reads_its_checkpointer() -> None:
     closing.join(0.05)
     go.add("go")
     closing.join()
-    fast.drain()
+    assert fast.drain(LIMIT) == 0
     assert order == ["read", "closed"]

@@ -12,7 +12,7 @@ from langchain_core.rate_limiters import BaseRateLimiter, InMemoryRateLimiter
 from langgraph_speculative import Policy, SpeculativeGraph, speculative
 from langgraph_speculative._limits import LONGEST_PAUSE, PAUSE, Pauses, is_too_many, retry_after
 from langgraph_speculative._rate_limiters import watch_rate_limiters
-from tests.support import ScriptedModel, Tally, Watch, World, chain, says
+from tests.support import LIMIT, ScriptedModel, Tally, Watch, World, chain, says
 
 
 class Bucket(BaseRateLimiter):
@@ -33,14 +33,14 @@ class Bucket(BaseRateLimiter):
                 return True
         if blocking:
             self.waiting.set()
-            assert self.more.wait(5)
+            assert self.more.wait(LIMIT)
         return blocking
 
     async def aacquire(self, *, blocking: bool = True) -> bool:
         if blocking and not self.tokens:
             self.asked.append(True)
             self.waiting.set()
-            return await asyncio.to_thread(self.more.wait, 5)
+            return await asyncio.to_thread(self.more.wait, LIMIT)
         return self.acquire(blocking=blocking)
 
 
@@ -104,7 +104,7 @@ def test_an_early_call_leaves_tokens_to_who_waits(world: World) -> None:
     fast, _, tally = build(world, limiter)
     waits = threading.Thread(target=limiter.acquire)
     waits.start()
-    assert limiter.waiting.wait(5)
+    assert limiter.waiting.wait(LIMIT)
     limiter.tokens = 1
     asked = len(limiter.asked)
     with fast.track() as report:

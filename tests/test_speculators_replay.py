@@ -12,7 +12,7 @@ from langgraph.store.sqlite import SqliteStore
 from langgraph_speculative import SpeculationError, speculative
 from langgraph_speculative.speculators import Replay, _replay
 from langgraph_speculative.speculators._content import keyed, outcome_of
-from tests.support import Probe, World, call, chain, says
+from tests.support import LIMIT, Probe, World, call, chain, says
 
 CONFIG: Any = {"configurable": {}}
 
@@ -165,6 +165,6 @@ def test_a_second_run_is_sooner(world: World, probe: Probe) -> None:
     fast = speculative(graph, speculators={"first": Replay()}, effects={"*": "read"})
     for run in (1, 2):
         assert world.invoke(fast, {"x": 1}) == {"x": 1, "y": 2, "z": 4}
-        assert fast.drain() == 0
+        assert fast.drain(LIMIT) == 0
         assert (tally["second"], fast.report().claimed) == (run, run - 1)
     assert fast.report().speculator_errors == 0

@@ -14,7 +14,7 @@ import pytest
 from langchain_core.messages import AIMessage
 from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry
 
-from langgraph_speculative import Event, Policy, Report
+from langgraph_speculative import Event, Policy, Report, _session
 from langgraph_speculative._claims import AGAIN
 from langgraph_speculative._ids import Renaming
 from langgraph_speculative._ledger import Execution, State
@@ -297,7 +297,8 @@ class Control:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_synchronous_session_gives_its_tasks_a_few_turns_too(ends: bool) -> None:
+def test_a_synchronous_session_gives_its_tasks_a_few_turns_too(monkeypatch: pytest.MonkeyPatch, ends: bool) -> None:
+    monkeypatch.setattr(_session, "PATIENCE", 0.0)
     own = Session(Policy(), object(), sync=True)
     own._frame_of(Loop())
     own.loop = control = Control()  # type: ignore[assignment]
