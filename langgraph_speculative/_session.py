@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 PASSED = 64
 """Executions of a node that speculation had nothing to do with, after which they are counted."""
 
+MARGIN = 0.05
+"""Seconds that the end of a synchronous run waits for the control thread, which may be busy with other runs."""
+
 _numbers = itertools.count(1)
 
 
@@ -582,7 +585,7 @@ class Session:
             try:
                 self.loop.call_soon_threadsafe(lambda: self.loop.create_task(kill()))
                 # The control thread is shared: its other work is not waited for, unless there is something to undo.
-                done.wait(None if self.ledger.open_actions else 0.05)
+                done.wait(None if self.ledger.open_actions else MARGIN)
             except RuntimeError:
                 pass
         try:

@@ -11,7 +11,8 @@ import pytest_asyncio
 from langchain_core.callbacks import manager
 
 from benchmarks import _postgres
-from tests.support import AsyncWorld, MixedWorld, Probe, World
+from langgraph_speculative import _session
+from tests.support import LIMIT, AsyncWorld, MixedWorld, Probe, World
 
 pytest.register_assert_rewrite("tests.twins")
 
@@ -48,6 +49,12 @@ def _no_switches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("LANGGRAPH_SPECULATIVE", raising=False)
     for name in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
         monkeypatch.setenv(name, "false")
+
+
+@pytest.fixture(autouse=True)
+def _counts_are_complete(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synchronous run ends with all that its control thread has to count, however late that comes to it."""
+    monkeypatch.setattr(_session, "MARGIN", LIMIT)
 
 
 @pytest.fixture(autouse=True)
