@@ -66,7 +66,7 @@ def _only_own_daemons() -> Iterator[None]:
     allowed = manager._executor()._threads if manager._executor.cache_info().currsize else set()
     left = [t for t in threading.enumerate() if t not in before and t not in allowed and not t.daemon]
     for thread in left:
-        thread.join(5)
+        thread.join(LIMIT)
     stacks = {
         t.name: "".join(traceback.format_stack(frames[t.ident]))
         for t in left

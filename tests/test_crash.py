@@ -19,7 +19,7 @@ from benchmarks.crash import Mismatch, Reference, check
 from langgraph_speculative.journal import Phase
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(330)
 @pytest.mark.parametrize(("database", "kills"), [("sqlite", 12), ("postgres", 6)])
 def test_a_killed_run_leaves_what_the_plain_run_would_have_left(database: str, kills: int) -> None:
     if database == "postgres" and importlib.util.find_spec("pgserver") is None:
@@ -27,7 +27,7 @@ def test_a_killed_run_leaves_what_the_plain_run_would_have_left(database: str, k
     # In a process of its own: this one has threads, and must not fork.
     command = [sys.executable, "-m", "benchmarks.crash", "--json", "--seed", "7", "--kills", str(kills)]
     done = subprocess.run(
-        [*command, "--database", database], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=100
+        [*command, "--database", database], capture_output=True, text=True, cwd=Path(__file__).parents[1], timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
