@@ -293,7 +293,8 @@ class Control:
 
 
 @pytest.mark.parametrize("ends", [True, False])
-def test_a_synchronous_session_gives_its_tasks_a_few_turns_too(ends: bool) -> None:
+def test_a_synchronous_session_gives_its_tasks_a_few_turns_too(ends: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("langgraph_speculative._session.MARGIN", 0.01)  # nobody runs this loop
     own = Session(Policy(), object(), sync=True)
     own._frame_of(Loop())
     own.loop = control = Control()  # type: ignore[assignment]
