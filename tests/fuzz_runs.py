@@ -251,7 +251,7 @@ class Bench:
                 self.loop.call_soon_threadsafe(turned.set)
             except RuntimeError:  # the loop is closed
                 return
-            turned.wait(1)
+            turned.wait(1)  # not for ever: the loop may have stopped before its turn
 
     def _count(self, name: str) -> None:
         with self._moved:
@@ -278,7 +278,8 @@ class Bench:
         async def work(state: Any, config: Any = None, attempt: int = 2) -> Any:
             x = state.get("x", 0)
             if node.is_counted:
-                self.made[name] += 1
+                with self._moved:
+                    self.made[name] += 1
                 of_the_run = any(isinstance(h, Recorder) for h in config["callbacks"].handlers)
                 if not of_the_run or CURRENT.get() is not None:
                     self.early.append(name)
@@ -564,13 +565,15 @@ class Bench:
         graph = self.graph()
         if self.plan.sync:
             self.loop = _scheduler.CONTROL.loop() if self.fast else None
+            before = set() if self.loop is None else asyncio.all_tasks(self.loop)
             runs = []
             for value in self._inputs():
                 runs.append(self._ran(observe(graph, value, self._config(), **self._kwargs())))
                 if self.loop is not None and self.plan.think:
                     asyncio.run_coroutine_threadsafe(self._think(), self.loop).result()
-            if self.fast:
+            if self.loop is not None:
                 graph.close()
+                asyncio.run_coroutine_threadsafe(self._rest(before), self.loop).result()
         else:
             runs = asyncio.run(self._arun(graph))
         self._check(graph)
@@ -587,6 +590,11 @@ class Bench:
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks are left on the loop: {left}"
         return runs
+
+    async def _rest(self, before: set[asyncio.Task[Any]]) -> None:
+        """Let what is left on the loop end: LangGraph draws random numbers there, which hypothesis must not see."""
+        while left := asyncio.all_tasks() - before - {asyncio.current_task()}:
+            await asyncio.wait(left)
 
     async def _think(self) -> None:
         for _ in range(self.plan.think):
@@ -616,7 +624,7 @@ class Bench:
     def _check(self, graph: Any) -> None:
         if not self.fast:
             return
-        assert graph.drain(5) == 0, "threads are still blocked"
+        assert graph.drain(SECONDS / 2) == 0, "threads are still blocked"
         self.report = report = graph.report()
         check_report(report)
         if self.early:
@@ -689,12 +697,14 @@ def limit(seconds: float) -> Iterator[None]:
             file.seek(0)
             raise Hung(f"no end after {seconds:g} s\n{file.read()}")
 
+    # The timer may be pytest's own.
+    remaining, _ = signal.setitimer(signal.ITIMER_REAL, 0)
     handler = signal.signal(signal.SIGALRM, hung)
-    # Again and again: what is raised inside the garbage collector is lost.
-    remaining, _ = signal.setitimer(signal.ITIMER_REAL, seconds, 5)
     try:
+        # Again and again: what is raised inside the garbage collector is lost.
+        signal.setitimer(signal.ITIMER_REAL, seconds, 5)
         yield
     finally:
-        # The timer may be pytest's own.
-        signal.setitimer(signal.ITIMER_REAL, remaining)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, remaining)

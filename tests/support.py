@@ -179,6 +179,10 @@ class World:
     def observe(self, graph: Any, value: Any, config: Any = None, **kwargs: Any) -> Run:
         return _observe.observe(graph, value, config, **kwargs)
 
+    async def turn(self) -> None:
+        """Wait inside of a node until the loop that speculates for its run has done what it is at now."""
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), _scheduler.CONTROL.loop()).result(LIMIT)
+
 
 class AsyncWorld(World):
     name = "async"
@@ -219,6 +223,9 @@ class AsyncWorld(World):
 
     def observe(self, graph: Any, value: Any, config: Any = None, **kwargs: Any) -> Run:
         return self.run(lambda: _observe.aobserve(graph, value, config, **kwargs))
+
+    async def turn(self) -> None:
+        await asyncio.sleep(0)
 
 
 class MixedWorld(AsyncWorld):

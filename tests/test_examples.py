@@ -25,13 +25,13 @@ needs_sysbench = pytest.mark.skipif(bool(_tuning_world.missing()), reason=f"miss
 MOVES = ("e2e4", "e7e5", "g1f3", "b8c6", "f1c4", "g8f6")
 
 
-def write_recording(file: Path, hits: str = "yynyny") -> Path:
+def write_recording(file: Path, hits: str = "yynyny", actor_s: float = 30.0) -> Path:
     """A made-up recording of one game: whether each move is among its guesses, as a letter."""
     plies = []
     for ply, (move, hit) in enumerate(zip(MOVES, hits, strict=True)):
         legal = sorted(m.uci() for m in _chess_world.position(MOVES[:ply]).legal_moves if m.uci() != move)
         guesses = [legal[0], move if hit == "y" else legal[1], legal[2]]
-        plies.append({"ply": ply, "move": move, "actor_s": 30.0, "guesses": guesses, "guess_s": 4.0})
+        plies.append({"ply": ply, "move": move, "actor_s": actor_s, "guesses": guesses, "guess_s": 4.0})
     file.write_text(json.dumps([{"game": "made up", "plies": plies}]))
     return file
 
@@ -44,7 +44,9 @@ def recording(tmp_path: Path) -> Path:
 # --- chess ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_replayed_game_is_the_plain_one_and_sooner(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replayed_game_is_the_plain_one_and_sooner(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # Moves that take long enough for the guesses to come before them on a busy machine, too.
+    recording = write_recording(tmp_path / "games.json", actor_s=200.0)
     assert chess_game.main(["--replay", str(recording), "--plies", "6", "-d", "3"]) == 0
     out = capsys.readouterr().out
     assert "The 6 moves are the same." in out

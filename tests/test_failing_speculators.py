@@ -12,7 +12,7 @@ from langgraph.graph import StateGraph
 from langgraph.types import Command, Send
 
 from langgraph_speculative import Guess, Policy, speculative
-from tests.support import Probe, Signal, World, chain
+from tests.support import LIMIT, Probe, Signal, World, chain
 
 
 class State(TypedDict, total=False):
@@ -99,7 +99,7 @@ def test_one_that_raises_what_ends_programs(world: World, probe: Probe, speculat
 
     fast = speculative(two(world, probe, probe.tally.reached("asked")), speculators={"a": asked}, effects={"b": "pure"})
     assert world.invoke(fast, {"x": 0}) == {"x": 1, "log": [1]}
-    assert fast.drain(5) == 0
+    assert fast.drain(LIMIT) == 0
 
 
 NONSENSE: dict[str, Any] = {
@@ -201,7 +201,7 @@ def test_a_guess_that_comes_too_late(world: World, probe: Probe) -> None:
     )
     with fast.track() as report:
         assert world.invoke(fast, {"x": 0}) == {"x": 1, "log": [1]}
-    assert fast.drain(5) == 0
+    assert fast.drain(LIMIT) == 0
     assert tally["b"] == 1
     assert report.launched == 0
 
@@ -212,7 +212,7 @@ def test_the_run_never_waits_for_a_hanging_speculator(world: World, probe: Probe
 
     def guess(state: Any) -> Any:
         probe.tally.add("asked")
-        over.block(30)
+        over.block(2 * LIMIT)
 
     async def step(state: State) -> Any:
         await probe.tally.reached("asked", state["x"] + 1).wait()
@@ -228,7 +228,7 @@ def test_the_run_never_waits_for_a_hanging_speculator(world: World, probe: Probe
         assert fast.drain(0) == 3
     finally:
         over.set()
-    assert fast.drain(10) == 0
+    assert fast.drain(LIMIT) == 0
 
 
 def test_a_hanging_speculator_keeps_its_place_in_the_budget(world: World, probe: Probe) -> None:
@@ -237,7 +237,7 @@ def test_a_hanging_speculator_keeps_its_place_in_the_budget(world: World, probe:
 
     def guess(state: Any) -> Any:
         probe.tally.add("asked")
-        over.block(30)
+        over.block(2 * LIMIT)
 
     async def step(state: State) -> Any:
         await probe.tally.reached("asked", min(state["x"] + 1, 2)).wait()
@@ -256,7 +256,7 @@ def test_a_hanging_speculator_keeps_its_place_in_the_budget(world: World, probe:
         assert report.speculator_calls == 2
     finally:
         over.set()
-    assert fast.drain(10) == 0
+    assert fast.drain(LIMIT) == 0
 
 
 async def test_a_hanging_coroutine_is_cancelled(probe: Probe) -> None:
@@ -265,7 +265,7 @@ async def test_a_hanging_coroutine_is_cancelled(probe: Probe) -> None:
     async def guess(state: Any) -> Any:
         probe.tally.add("asked")
         try:
-            await Signal("never").wait(60)
+            await Signal("never").wait(2 * LIMIT)
         except asyncio.CancelledError:
             cancelled.set()
             raise
@@ -291,7 +291,7 @@ async def test_a_coroutine_that_refuses_to_be_cancelled(probe: Probe) -> None:
         probe.tally.add("asked")
         while not over.is_set:
             try:
-                await over.wait(5)
+                await over.wait(2 * LIMIT)
             except asyncio.CancelledError:
                 continue
 
@@ -304,7 +304,7 @@ async def test_a_coroutine_that_refuses_to_be_cancelled(probe: Probe) -> None:
 
     fast = speculative(chain(State, a, b).compile(), speculators={"a": guess}, effects={"b": "pure"})
     try:
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LIMIT):
             assert await fast.ainvoke({"x": 0}) == {"x": 1, "log": ["b"]}
     finally:
         over.set()
@@ -395,7 +395,7 @@ def test_a_bug_of_ours_costs_the_speedup_and_not_the_run(
     with monkeypatch.context() as patch:
         patch.setattr(target, last, bug)
         assert world.invoke(fast, {"x": 0}) == {"x": 4, "log": list("abcd")}
-    assert fast.drain(5) == 0
+    assert fast.drain(LIMIT) == 0
     assert world.invoke(fast, {"x": 0}) == {"x": 4, "log": list("abcd")}
 
 

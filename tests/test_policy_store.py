@@ -13,7 +13,7 @@ from langgraph_speculative._calibration import MEMORY
 from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._memory import SAVE_EVERY, Memory
 from langgraph_speculative._scheduler import POOL
-from tests.support import Watch, World, chain
+from tests.support import LIMIT, Watch, World, chain
 
 
 class State(TypedDict, total=False):
@@ -44,18 +44,18 @@ def test_what_one_process_has_learned_another_knows(world: World) -> None:
     first = build(world, store, guess=2)
     world.invoke(first, {"x": 0})
     first.close()
-    assert first.drain() == 0
+    assert first.drain(LIMIT) == 0
     (item,) = [i for i in store.search(("langgraph_speculative", "policy", "my_graph")) if i.value["windows"]]
     assert (item.key, item.value["windows"]) == ("a", [False])
     second = build(world, store, guess=2)
     second._speculation.memory.load()
-    assert second.drain() == 0
+    assert second.drain(LIMIT) == 0
     known = second._speculation.knowledge.of("a")
     assert list(known.door.windows) == [False]
     assert known.calibration.probability("function", 0, 1.0) == pytest.approx(2 / 3)
     world.invoke(second, {"x": 0})
     second.close()
-    assert second.drain() == 0
+    assert second.drain(LIMIT) == 0
     (item,) = [i for i in store.search(("langgraph_speculative", "policy", "my_graph")) if i.value["windows"]]
     assert item.value["windows"] == [False, False], "counts are added to, not replaced"
     assert known.calibration.probability("function", 0, 1.0) == pytest.approx(2 / 4)
@@ -83,7 +83,7 @@ def learn(own: Memory, *windows: bool) -> None:
 
 
 def kept(own: Memory) -> Any:
-    POOL.drain(own._owner, 5)
+    POOL.drain(own._owner, LIMIT)
     item = own._store.get(own.namespace, "a")
     return None if item is None else item.value
 
@@ -93,9 +93,9 @@ def test_a_store_that_fails_costs_an_entry_and_nothing_is_lost() -> None:
     own = memory(store)
     learn(own, True, False)
     own.load()
-    POOL.drain(own._owner, 5)
+    POOL.drain(own._owner, LIMIT)
     own.save(at_once=True)
-    POOL.drain(own._owner, 5)
+    POOL.drain(own._owner, LIMIT)
     assert [error.split(":")[0] for error in own._report.errors] == [
         "the policy's store could not be read",
         "the policy's store could not be written",
@@ -129,9 +129,9 @@ def test_it_is_written_now_and_then_and_read_once() -> None:
     other.save(at_once=True)
     assert kept(other)["windows"] == [False] * MEMORY
     other.load()
-    POOL.drain(other._owner, 5)
+    POOL.drain(other._owner, LIMIT)
     other.load()
-    POOL.drain(other._owner, 5)
+    POOL.drain(other._owner, LIMIT)
     assert list(other._knowledge.of("a").door.windows) == [False] * MEMORY
 
 
@@ -140,11 +140,11 @@ def test_what_is_learned_while_the_store_is_read_counts_once() -> None:
     first = memory(store)
     learn(first, False, False)
     first.save(at_once=True)
-    POOL.drain(first._owner, 5)
+    POOL.drain(first._owner, LIMIT)
     second = memory(store)
     learn(second, True)
     second.load()
-    POOL.drain(second._owner, 5)
+    POOL.drain(second._owner, LIMIT)
     known = second._knowledge.of("a")
     assert list(known.door.windows) == [False, False, True]
     assert known.calibration.probability("s", 0, 0.5) == pytest.approx(2 / 5)

@@ -14,7 +14,7 @@ from langchain_core.messages import AIMessage
 from langgraph.errors import GraphInterrupt, ParentCommand
 from langgraph.types import Command, Interrupt
 
-from langgraph_speculative import Event, Policy, Report, SpeculationError
+from langgraph_speculative import Event, Policy, Report, SpeculationError, _session
 from langgraph_speculative._claims import AGAIN
 from langgraph_speculative._ids import Renaming
 from langgraph_speculative._ledger import Execution, State
@@ -24,6 +24,7 @@ from langgraph_speculative._speculation import Speculation
 from langgraph_speculative._values import fingerprint, freeze
 from langgraph_speculative._view import INSIDE, KEY, Barrier, View
 from langgraph_speculative.effects import Effect
+from tests.support import LIMIT
 
 SAME = Renaming({}, {})
 
@@ -687,9 +688,24 @@ def test_the_end_of_a_synchronous_session_kills_its_branches() -> None:
         await asyncio.get_running_loop().create_future()
 
     own.post(lambda: own.tree._workers.spawn(never()))
-    assert started.wait(10)
+    assert started.wait(LIMIT)
     own.close()
     assert own.closed
-    # The loop is shared and was not waited for: what it is asked next, it does after that.
-    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), own.loop).result(10)
+    assert frame.loop is None
+
+
+def test_it_is_not_held_up_by_other_work_of_the_control_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_session, "PATIENCE", 0.01)
+    own = Session(Policy(), object(), sync=True)
+    frame = own._frame_of(Loop())
+    over = threading.Event()
+    own.loop.call_soon_threadsafe(over.wait, 2 * LIMIT)
+    try:
+        own.close()
+        assert own.closed
+        assert frame.loop is not None
+    finally:
+        over.set()
+    # What the loop is asked next, it does after that.
+    asyncio.run_coroutine_threadsafe(asyncio.sleep(0), own.loop).result(LIMIT)
     assert frame.loop is None

@@ -22,7 +22,7 @@ from langgraph.types import Command, Send, interrupt
 from langgraph_speculative import Policy, SpeculationError
 from langgraph_speculative._observe import Canon
 from langgraph_speculative.testing import check_same_run
-from tests.support import Tally, World, chain
+from tests.support import LIMIT, Tally, World, chain
 
 
 class State(TypedDict, total=False):
@@ -32,7 +32,7 @@ class State(TypedDict, total=False):
 
 
 def check(world: World, factory: Callable[[], Any], inputs: Any, **kwargs: Any) -> Any:
-    return check_same_run(factory, inputs, sync=world.name == "sync", **kwargs)
+    return check_same_run(factory, inputs, sync=world.name == "sync", timeout=LIMIT, **kwargs)
 
 
 def varying(world: World, vary: Callable[[int], Any]) -> Callable[[], Any]:
@@ -206,10 +206,10 @@ def test_a_speculator_that_keeps_its_thread_is_found() -> None:
 
     def hang(state: Any) -> Any:
         asked.set()
-        over.wait(10)
+        over.wait(2 * LIMIT)
 
     def vary(number: int) -> Any:
-        assert number == 0 or asked.wait(10)
+        assert number == 0 or asked.wait(LIMIT)
         return {"x": 1}
 
     try:
