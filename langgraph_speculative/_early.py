@@ -149,6 +149,7 @@ class Early:
         ex.gate = Gate(self._session.handlers or (), config, sync=self._session.sync or ex.info.sync_only)
         own = self._own_config(ex, config, before)
         ex.task = self._workers.spawn(self._pre_execute(ex, body, own), own, keep=ex.action is not None)
+        ex.task.add_done_callback(lambda _: self._unentered(ex))
 
     def _own_config(self, ex: Execution, config: RunnableConfig, before: Iterable[Execution]) -> RunnableConfig:
         """The config of the user's code in a pre-execution."""
@@ -193,6 +194,7 @@ class Early:
     async def _pre_execute(
         self, ex: Execution, body: Callable[[RunnableConfig], Awaitable[Any]], own: RunnableConfig
     ) -> None:
+        ex.is_entered = True
         CURRENT.set(ex.gate)
         if isinstance(ex.info, NodeInfo) and ex.info.called:
             WATCH.set(Watch(self._session, ex, ex.info, own))
@@ -229,6 +231,14 @@ class Early:
                 self._left(ex)
             ex.over(self._ledger.lock)
         self._after(ex)
+
+    def _unentered(self, ex: Execution) -> None:
+        """Of a task that is cancelled before its first turn nothing runs, what would have cleaned up neither."""
+        if not ex.is_entered:
+            ex.decide(self._ledger.lock)
+            ex.state, ex.error = State.DISCARDED, Barrier()
+            self._left(ex)
+            ex.over(self._ledger.lock)
 
     def _left(self, ex: Execution) -> None:
         """A pre-execution's work has really ended."""

@@ -93,6 +93,7 @@ class Execution:
         self.halted = False
         self.is_wasted = False
         self.in_thread = False
+        self.is_entered = False
         self.proposals: list[Proposal] = []
         self.asked = False
         self.barred = False

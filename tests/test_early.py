@@ -319,6 +319,20 @@ async def test_a_cancelled_pre_execution_is_discarded(made: Made) -> None:
     assert called == [1]
 
 
+async def test_one_that_is_cancelled_before_its_first_turn_leaves_its_place() -> None:
+    made = Made(max_in_flight=1)
+    first = made.start(node("a"))
+    assert first.task is not None
+    first.task.cancel()
+    await over(first)
+    await asyncio.sleep(0)
+    assert first.state is State.DISCARDED
+    called: list[int] = []
+    first.when_over(made.session.ledger.lock, lambda: called.append(1))
+    assert called == [1]
+    assert made.start(node("b")).state is State.RUNNING
+
+
 @pytest.mark.parametrize("bound", [False, True])
 async def test_a_retry_inside_is_the_nodes_own_after_the_claim(made: Made, bound: bool) -> None:
     async def act(value: Any, config: Any) -> Any:

@@ -7,8 +7,10 @@ import tempfile
 import warnings
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +111,6 @@ async def _count(
     conversations: Sequence[Conversation],
     speculator: BaseSpeculator,
     limits: Policy,
-    settings: Settings,
     *,
     scale: float,
     typing: float,
@@ -127,7 +128,6 @@ async def _count(
         counts.claimed += report.claimed
         counts.discarded += report.discarded
         counts.irreversible += report.early_irreversible_calls
-        settings.meter.advance()
 
     await asyncio.gather(*map(one, conversations))
     return counts
@@ -158,35 +158,48 @@ def between_only(history: History) -> BaseSpeculator:
     return Between()
 
 
-def recorded(settings: Settings) -> Outcome:
-    """All recorded conversations, plain and speculative: what is predicted inside turns, what between them."""
+def _fold(file: Path, fold: int, size: int, *, waits: bool) -> Counts:
+    """What is predicted in conversations of one fold, inside turns or between them: a process's share of the work."""
     from examples import _retail_world as world
     from examples import retail
     from langgraph_speculative.speculators import History
 
-    conversations = world.recorded(settings.data / FILE)
-    chosen = folds(conversations, FOLDS)
-    all_of_them, some = (settings.times(n, 8) // FOLDS for n in (len(conversations), len(conversations) // 2))
-    settings.meter.start("retail: recorded conversations", FOLDS * (all_of_them + some))
+    learned, tested = folds(world.recorded(file), FOLDS)[fold]
+    # Writes are not begun while nobody has asked for them, so they are not guessed then either.
+    options: dict[str, Any] = (
+        {"k": 5, "tools": tuple(world.READS), "between_turns": True} if waits else {"k": 3, "tools": retail.EARLY}
+    )
+    history = History(**options).fit(c.messages for c in learned)
+    breadth, depth = (5, 7) if waits else (3, 1)
+    scale, typing = (BETWEEN / 4, BETWEEN) if waits else (INSIDE, 0.0)
 
-    async def measure(histories: Sequence[History], *, waits: bool) -> Counts:
-        breadth, depth, size = (5, 7, some) if waits else (3, 1, all_of_them)
-        scale, typing = (BETWEEN / 4, BETWEEN) if waits else (INSIDE, 0.0)
+    async def measure() -> Counts:
         async with limits_of(breadth, depth, waits=waits) as limits:
-            parts = []
-            for (_, tested), history in zip(chosen, histories, strict=True):
-                own = between_only(history) if waits else history
-                step = max(1, len(tested) // size)
-                found = await _count(tested[::step][:size], own, limits, settings, scale=scale, typing=typing)
-                parts.append(found)
-            return _merged(parts)
+            own = between_only(history) if waits else history
+            step = max(1, len(tested) // size)
+            return await _count(tested[::step][:size], own, limits, scale=scale, typing=typing)
 
-    def histories(**options: Any) -> list[History]:
-        return [History(**options).fit(c.messages for c in learned) for learned, _ in chosen]
+    return run_async(measure())
 
-    inside = run_async(measure(histories(k=3, tools=retail.EARLY), waits=False))
-    # Writes are not begun while nobody has asked for them, so they are not guessed either.
-    between = run_async(measure(histories(k=5, tools=tuple(world.READS), between_turns=True), waits=True))
+
+def recorded(settings: Settings) -> Outcome:
+    """All recorded conversations, plain and speculative: what is predicted inside turns, what between them."""
+    from examples import _retail_world as world
+
+    file = settings.data / FILE
+    count = len(world.recorded(file))
+    all_of_them, some = (settings.times(n, 8) // FOLDS for n in (count, count // 2))
+    settings.meter.start("retail: recorded conversations", 2 * FOLDS)
+    # Nothing is timed here, so each fold may have a core.
+    with ProcessPoolExecutor(FOLDS, mp_context=get_context("spawn")) as pool:
+        parts = {
+            pool.submit(_fold, file, fold, some if waits else all_of_them, waits=waits): waits
+            for waits in (False, True)
+            for fold in range(FOLDS)
+        }
+        for _ in as_completed(parts):
+            settings.meter.advance()
+    inside, between = (_merged([f.result() for f, waits in parts.items() if waits is when]) for when in (False, True))
     assert inside.irreversible == between.irreversible == 0, "something irreversible was done early"
     reads, calls = inside.share("inside", "read"), between.share("between", "read", "write", "other")
     waste = inside.discarded / max(1, inside.claimed)
