@@ -63,7 +63,9 @@ def run(case: Case, stage: Stage, behaviour: str | None, saver: bool) -> tuple[l
             stage.pause = until.wait
         config: dict[str, Any] = {**case.config}
         config["configurable"] = {**config.get("configurable", {}), "thread_id": "1"}
-        extra = {**case.run, "durability": "sync"} if saver else case.run
+        # A thread saves what tasks of a synchronous run have written, and a later node may have changed it by then.
+        durability = "exit" if case.changes_input and stage.world.name == "sync" else "sync"
+        extra = {**case.run, "durability": durability} if saver else case.run
         runs = [
             observe(stage.world, graph, copy.deepcopy(value), config, **extra) for value in (case.value, *case.then)
         ]

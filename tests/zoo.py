@@ -109,6 +109,7 @@ class Case:
         run: Further arguments of the run.
         compile: Further arguments of ``compile``.
         saver: Only with a checkpointer.
+        changes_input: Whether nodes change what they are given, in place.
     """
 
     build: Callable[[Stage], Builder]
@@ -121,6 +122,7 @@ class Case:
     run: dict[str, Any] = field(default_factory=dict)
     compile: Callable[[], dict[str, Any]] = dict
     saver: bool = False
+    changes_input: bool = False
 
 
 class Log(TypedDict, total=False):
@@ -581,7 +583,7 @@ CASES = {
     "sends_of_all_kinds": Case(sends_of_all_kinds, {"x": 0}, claims=2),
     "goto": Case(goto, {"x": 0}, guessed=("a", "c")),
     "join": Case(join, {"x": 0}, guessed=("a", "b", "slow", "c"), pure=("a", "b", "c", "d", "slow")),
-    "mutating": Case(mutating, {"items": [], "seen": {}}, guessed=("a", "c"), claims=0),
+    "mutating": Case(mutating, {"items": [], "seen": {}}, guessed=("a", "c"), claims=0, changes_input=True),
     "curious": Case(
         curious,
         {"x": 0},
