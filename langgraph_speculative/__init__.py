@@ -26,7 +26,7 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `speculators`: the protocol and the ready-made ones; `_asking` asks one from within another, `_content` compares
   inputs and outputs across runs, and `_questions` words what `Model` asks.
 * `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`, `_target`.
-* `_compat` is the only file that touches LangGraph's internals.
+* `_compat` is the only package that touches LangGraph's internals.
 """
 
 from langgraph_speculative._handlers import RollbackFailure
