@@ -5,7 +5,8 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `graph`: `speculative()` and the graph it returns, whose copies share a `_speculation`; `_decorator` for functions
   that return one. `_rewrite` makes the instrumented nodes, `_nodes` knows about them, `_wiring` gives them their
   Speculators, `_learning` tells these what the runs did, `_draw` draws them, `effects` says what they may do early.
-* `_session`: one run, as the real run calls it; `_claims` takes pre-executions over, `_saved` counts the time saved.
+* `_session`: one run, as the real run calls it; `_claims` takes pre-executions over, `_counters` counts what
+  the run does and spends, `_saved` the time saved.
 * `_tree`: the branches below a run, on the session's loop. `_shadow` asks Speculators, `_stream` reads what a
   model has written by now, `_fork` makes checkpoints, `_early` pre-executes, `_workers` owns the tasks. `_branch` and
   `_ledger` hold the states, and decide.

@@ -63,7 +63,7 @@ class Claims:
     def _claimed(self, early: Execution, output: Any) -> None:
         early.state = State.CLAIMED
         self._session.report.claimed += 1
-        self._session.stats(early.info).claimed += 1
+        self._session.counters.stats(early.info).claimed += 1
         self._session.valuation.ended(early, taken=True)
         self._session.emit("claim", early.info, early.step, seconds=early.ended - early.started)
 

@@ -267,7 +267,7 @@ class Tree:
 
     def _propose(self, core: Execution, guess: Guess, info: NodeInfo) -> None:
         self._session.report.guesses += 1
-        self._session.stats(info).guesses += 1
+        self._session.counters.stats(info).guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         proposal = self._session.valuation.proposal(info, guess, core.guesses)
         core.guesses += 1

@@ -739,12 +739,12 @@ async def test_time_saved_is_measured_by_superstep() -> None:
     report = Report()
     own = Session(Policy(), object(), sync=False, trackers=(report,))
     # Step 1: the claimed one, alone, would have taken until 10 + 7; beside it one ran until 12.
-    own._count(ended(10, 11, early_execution(State.CLAIMED, 3, 10)), None)
-    own._count(ended(10, 12), None)
+    own.counters.count(ended(10, 11, early_execution(State.CLAIMED, 3, 10)), None)
+    own.counters.count(ended(10, 12), None)
     # Step 2: claimed, but it took no longer than it would have.
-    own._count(ended(20, 25, early_execution(State.CLAIMED, 19, 22), step=2), None)
+    own.counters.count(ended(20, 25, early_execution(State.CLAIMED, 19, 22), step=2), None)
     # Step 3: what was not taken over saves nothing.
-    own._count(ended(30, 31, early_execution(State.FAILED, 20, 29), step=3), None)
+    own.counters.count(ended(30, 31, early_execution(State.FAILED, 20, 29), step=3), None)
     await own.aclose()
     assert report.time_saved == pytest.approx(17 - 12)
     assert report.steps == 4
@@ -754,13 +754,13 @@ async def test_time_saved_is_measured_by_superstep() -> None:
 async def test_what_a_blocked_call_would_have_saved_is_measured() -> None:
     own = session()
     blocked = early_execution(State.BLOCKED, 4, spoiled="why")
-    own._count(ended(10, 13, blocked), None)  # all of its 3 seconds
+    own.counters.count(ended(10, 13, blocked), None)  # all of its 3 seconds
     assert own.report.stopped["why"].would_have_saved == pytest.approx(3)
-    own._count(ended(5, 9, blocked), None)  # the run was only 1 second behind
+    own.counters.count(ended(5, 9, blocked), None)  # the run was only 1 second behind
     assert own.report.stopped["why"].would_have_saved == pytest.approx(4)
-    own._count(ended(3, 9, blocked), None)  # it was ahead
+    own.counters.count(ended(3, 9, blocked), None)  # it was ahead
     assert own.report.stopped["why"].would_have_saved == pytest.approx(4)
-    own._count(ended(10, 13, early_execution(State.FAILED, 4, spoiled="other")), None)
+    own.counters.count(ended(10, 13, early_execution(State.FAILED, 4, spoiled="other")), None)
     assert "other" not in own.report.stopped
 
 
