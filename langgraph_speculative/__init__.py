@@ -8,8 +8,8 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `_session`: one run, as the real run calls it; `_claims` takes pre-executions over, `_counters` counts what
   the run does and spends, `_saved` the time saved.
 * `_tree`: the branches below a run, on the session's loop. `_shadow` asks Speculators, `_stream` reads what a
-  model has written by now, `_fork` makes checkpoints, `_early` pre-executes, `_workers` owns the tasks. `_branch` and
-  `_ledger` hold the states, and decide.
+  model has written by now, `_fork` makes checkpoints, `_early` pre-executes, `_pruning` ends what is refuted,
+  `_workers` owns the tasks. `_branch` and `_ledger` hold the states, and decide.
 * `_gate` holds what a pre-execution emits (`_recorder` hears it, `_claimant` gets it), `_saver` the checkpoints of
   graphs inside it, `_journal` what it does to the store, which it sees as a `_store` overlay made of `_items`, and
   `_changes` what it does to its input. `_values` copies and compares values, `_ids` matches and renames ids,
