@@ -52,7 +52,7 @@ SECONDS = 600
 def engine_modules() -> list[Path]:
     """The modules to put faults into, from the root of the tree."""
     package = ROOT / "langgraph_speculative"
-    found = [*package.glob("*.py"), *package.glob("speculators/*.py")]
+    found = [*package.glob("*.py"), *package.glob("_compat/*.py"), *package.glob("speculators/*.py")]
     return sorted(p.relative_to(ROOT) for p in found if p.name not in NOT_ENGINE | {"__init__.py"})
 
 

@@ -5,10 +5,11 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `graph`: `speculative()` and the graph it returns, whose copies share a `_speculation`; `_decorator` for functions
   that return one. `_rewrite` makes the instrumented nodes, `_nodes` knows about them, `_wiring` gives them their
   Speculators, `_learning` tells these what the runs did, `_draw` draws them, `effects` says what they may do early.
-* `_session`: one run, as the real run calls it; `_claims` takes pre-executions over, `_saved` counts the time saved.
+* `_session`: one run, as the real run calls it; `_claims` takes pre-executions over, `_counters` counts what
+  the run does and spends, `_saved` the time saved.
 * `_tree`: the branches below a run, on the session's loop. `_shadow` asks Speculators, `_stream` reads what a
-  model has written by now, `_fork` makes checkpoints, `_early` pre-executes, `_workers` owns the tasks. `_branch` and
-  `_ledger` hold the states, and decide.
+  model has written by now, `_fork` makes checkpoints, `_early` pre-executes, `_pruning` ends what is refuted,
+  `_workers` owns the tasks. `_branch` and `_ledger` hold the states, and decide.
 * `_gate` holds what a pre-execution emits (`_recorder` hears it, `_claimant` gets it), `_saver` the checkpoints of
   graphs inside it, `_journal` what it does to the store, which it sees as a `_store` overlay made of `_items`, and
   `_changes` what it does to its input. `_values` copies and compares values, `_ids` matches and renames ids,
@@ -26,7 +27,7 @@ General layout (an underscore marks mechanism, no underscore what users read or 
 * `speculators`: the protocol and the ready-made ones; `_asking` asks one from within another, `_content` compares
   inputs and outputs across runs, and `_questions` words what `Model` asks.
 * `report`, `theory`, `errors`; `cli` with `_demo`, `_trial`, `_replay`, `_advise`, `_target`.
-* `_compat` is the only file that touches LangGraph's internals.
+* `_compat` is the only package that touches LangGraph's internals.
 """
 
 from langgraph_speculative._handlers import RollbackFailure

@@ -238,7 +238,7 @@ class Actions:
     def _made(self, own: Open) -> None:
         # At once, and not when the run has passed them: a tool's claim may be of another step of the branch.
         if fenced := self._ledger.made(own.execution):
-            self._session.post(self._session.tree.drop, fenced, "a real effect was made")
+            self._session.post(self._session.tree.pruning.drop, fenced, "a real effect was made")
 
     def _close(self, own: Open) -> None:
         try:

@@ -86,7 +86,7 @@ class Admission:
             if reason:
                 ex.action = None
                 return f"{_described(ex)} {reason}"
-            self._session.tree.drop(fenced, "an early action began")
+            self._session.tree.pruning.drop(fenced, "an early action began")
         return ""
 
     def _vetoed(self, name: str, arguments: Any, state: Any) -> str:

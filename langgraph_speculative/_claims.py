@@ -63,7 +63,7 @@ class Claims:
     def _claimed(self, early: Execution, output: Any) -> None:
         early.state = State.CLAIMED
         self._session.report.claimed += 1
-        self._session.stats(early.info).claimed += 1
+        self._session.counters.stats(early.info).claimed += 1
         self._session.valuation.ended(early, taken=True)
         self._session.emit("claim", early.info, early.step, seconds=early.ended - early.started)
 
@@ -76,7 +76,7 @@ class Claims:
 
     def _stale(self, early: Execution) -> Any:
         early.spoiled = "the store has changed since it was read"
-        self._session.post(self._session.tree.cancel, early)
+        self._session.post(self._session.tree.pruning.cancel, early)
         self._wasted(early)
         return AGAIN
 
@@ -157,7 +157,7 @@ class Claims:
         except (Opaque, RecursionError, RuntimeError):  # it changes it in this moment
             pass
         early.spoiled = "it changes its input"
-        self._session.post(self._session.tree.cancel, early)
+        self._session.post(self._session.tree.pruning.cancel, early)
         return None
 
     # A claim has three parts. First what was read from the store is read again, and a staged action is committed, which
@@ -278,6 +278,6 @@ class Claims:
     def _cut(self, early: Execution) -> None:
         """The claimant was cancelled, or its error is the node's: only it may cancel what it has claimed."""
         if early.action is None:
-            self._session.post(self._session.tree.cancel, early)
+            self._session.post(self._session.tree.pruning.cancel, early)
         elif early.action.kept and early.task is not None:
             self._session.post(early.task.cancel)

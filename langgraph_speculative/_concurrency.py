@@ -71,4 +71,6 @@ class Concurrency:
     def _make_room(self, victims: list[Execution]) -> None:
         # Those that the run has claimed meanwhile are in the ledger no more.
         session = self._session
-        session.tree.drop(session.ledger.discard(lambda ex: ex in victims), "max_concurrency: the run needs the room")
+        session.tree.pruning.drop(
+            session.ledger.discard(lambda ex: ex in victims), "max_concurrency: the run needs the room"
+        )

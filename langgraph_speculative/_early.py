@@ -141,7 +141,7 @@ class Early:
     ) -> None:
         """Start a pre-execution, behind those that the same node has made before."""
         self._session.report.launched += 1
-        self._session.stats(ex.info).launched += 1
+        self._session.counters.stats(ex.info).launched += 1
         self._session.valuation.began(ex)
         self._session.emit("launch", ex.info, ex.step)
         self._in_flight += 1

@@ -64,4 +64,4 @@ class Fence:
 
     def _drop(self, fenced: list[Execution], reason: str) -> None:
         if fenced and not self._session.closed:
-            self._session.post(self._session.tree.drop, fenced, reason)
+            self._session.post(self._session.tree.pruning.drop, fenced, reason)

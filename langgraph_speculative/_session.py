@@ -12,8 +12,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from langgraph_speculative._actions import Actions
 from langgraph_speculative._branch import Frame
 from langgraph_speculative._claims import AGAIN, Claims
 from langgraph_speculative._concurrency import Concurrency
+from langgraph_speculative._counters import Counters
 from langgraph_speculative._fence import Fence
 from langgraph_speculative._gate import write_custom
 from langgraph_speculative._ids import Renaming
@@ -33,9 +33,7 @@ from langgraph_speculative._knowledge import Knowledge
 from langgraph_speculative._learning import Learning
 from langgraph_speculative._ledger import Execution, Ledger, State
 from langgraph_speculative._limits import RateLimits
-from langgraph_speculative._node_stats import NodeStats
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, ToolInfo, called_tools
-from langgraph_speculative._saved import SavedTime
 from langgraph_speculative._store import overlay_of
 from langgraph_speculative._stream import UNWATCHED, Watch, watching
 from langgraph_speculative._tools import key_of
@@ -45,14 +43,11 @@ from langgraph_speculative._values import freeze
 from langgraph_speculative._workers import ended
 from langgraph_speculative.journal import Journal, journal_of
 from langgraph_speculative.policy import Policy
-from langgraph_speculative.report import Event, Report, Stop, Usage, tokens_in, usage_of
+from langgraph_speculative.report import Event, Report, Stop
 
 if TYPE_CHECKING:
     from langgraph_speculative._view import View
     from langgraph_speculative._waiting import Turn, Wait
-
-PASSED = 64
-"""Executions of a node that speculation had nothing to do with, after which they are counted."""
 
 PATIENCE = 0.05
 """Seconds that the end of a synchronous run waits for its branches to end: the control thread is shared."""
@@ -105,14 +100,13 @@ class Session:
         self.limits = limits or RateLimits(policy.rate_limits)
         self.actions = Actions(self, journal or partial(journal_of, policy.journal))
         self.valuation = Valuation(self, knowledge or Knowledge(policy))
+        self.counters = Counters(self)
         self.concurrency = Concurrency(self, max_concurrency)
         self.tree = Tree(self)
         self._claims = Claims(self)
         self._lock = threading.Lock()
         self._frames: dict[int, Frame] = {}
-        self._saved = SavedTime()
         self._stand_ins: dict[int, Any] = {}
-        self._passed: defaultdict[LeafInfo, list[float]] = defaultdict(list)
         self._trackers = trackers
         self._learning = learning
         self._opened = time.monotonic()
@@ -156,7 +150,7 @@ class Session:
             return
         ex.is_wasted = True
         self.report.discarded += 1
-        self.stats(ex.info).discarded += 1
+        self.counters.stats(ex.info).discarded += 1
         self.valuation.ended(ex, taken=False)
         self.emit("discard", ex.info, ex.step, ex.spoiled or reason)
 
@@ -165,11 +159,6 @@ class Session:
         self.report.stopped.setdefault(reason, Stop()).count += 1
         self.emit("stop", info, step, reason)
 
-    def stats(self, info: LeafInfo) -> NodeStats:
-        """The counters of a node or tool."""
-        found = self.report.nodes.get(info.label)
-        return found or self.report.nodes.setdefault(info.label, NodeStats(info.effect.value))
-
     def fail(self, error: BaseException) -> None:
         """A bug of ours: speculation ends for this run, the run goes on plain."""
         if not self.broken:
@@ -177,15 +166,6 @@ class Session:
             self.report.errors.append(f"speculation ended by an internal error: {error!r}")
             self.emit("error", detail=repr(error))
             self.post(self.tree.kill_all)
-
-    def add_usage(self, output: Any, kind: str) -> None:
-        """Count the tokens of the messages in an output."""
-        self.add_tokens(usage_of(output), kind)
-
-    def add_tokens(self, by_model: Iterable[tuple[str, int]], kind: str) -> None:
-        for model, tokens in by_model:
-            usage = self.report.usage.setdefault(model, Usage())
-            setattr(usage, kind, getattr(usage, kind) + tokens)
 
     def post(self, function: Callable[..., object], *args: Any, threaded: bool = False) -> None:
         """Run on the session's loop, after what was posted before; `threaded` where this may not be its thread."""
@@ -284,7 +264,7 @@ class Session:
         """Note that the real run's execution of a node has returned, or left for its parent."""
         given = _compat.for_this_graph(output) if isinstance(output, ParentCommand) else output
         if ex is None:
-            self._pass(info, began, given)
+            self.counters.passed(info, began, given)
         else:
             self._finish(ex, given)
         if info.learns:
@@ -295,11 +275,9 @@ class Session:
         try:
             ex.ended = time.monotonic()
             if isinstance(ex.info, NodeInfo) and ex.info.kind == "leaf":
-                self._count(ex, output)
+                self.counters.count(ex, output)
             elif ex.namespace:
-                assert ex.frame is not None
-                with self._lock:
-                    self._saved.add_graphs(ex.frame.loop, ex.frame.step, ex.namespace, ex.ended)
+                self.counters.count_graphs(ex)
             frozen = None
             if ex.real_task is not None:
                 try:
@@ -309,56 +287,6 @@ class Session:
             self.post(self.tree.on_output, ex, output, frozen)
         except Exception as error:
             self.fail(error)
-
-    def _pass(self, info: NodeInfo, began: float, output: Any) -> None:
-        """Counters of a committed leaf of which nothing was to be guessed or taken over."""
-        if info.kind != "leaf" or self.broken or self.closed:
-            return
-        try:
-            # On the way of every node of every run: what can wait is done for many at a time.
-            passed, used = self._passed[info], tokens_in(output)
-            passed.append(time.monotonic() - began)
-            if used or len(passed) >= PASSED:
-                with self._lock:
-                    self._catch_up()
-                    self._note(info, (), used)
-        except Exception as error:
-            self.fail(error)
-
-    def _catch_up(self) -> None:
-        """Count what the run has passed; it is locked."""
-        for info, passed in list(self._passed.items()):
-            # Others may append to the list meanwhile.
-            if count := len(passed):
-                self._note(info, passed[:count], ())
-                del passed[:count]
-
-    def _note(self, info: LeafInfo, seconds: Sequence[float], used: Sequence[tuple[str, int, int, int]]) -> None:
-        """Executions of a node or tool by the run, and the tokens that they have spent."""
-        stats = self.stats(info)
-        stats.executions += len(seconds)
-        stats.seconds.add(*seconds)
-        for model, _, _, tokens in used:
-            stats.tokens += tokens
-            self.add_tokens([(model, tokens)], "committed")
-        self.valuation.committed(info, seconds, used)
-
-    def _count(self, ex: Execution, output: Any) -> None:
-        """Counters of one committed leaf: steps, claims, tokens, and the time saved in its superstep."""
-        early = ex.leaves[0] if ex.leaves else None
-        took = ex.ended - ex.started
-        if early is not None and early.state is State.CLAIMED:
-            took = early.ended - early.started
-        alone = ex.started + took
-        with self._lock:
-            self._catch_up()
-            self.report.steps += 1
-            self._note(ex.info, [took], tokens_in(output))
-            assert ex.frame is not None
-            self._saved.add(ex.frame.loop, ex.frame.step, ex.ended, alone)
-            if early is not None and early.state is State.BLOCKED:
-                lost = min(ex.ended - ex.started, max(0.0, ex.started - early.started))
-                self.report.stopped.setdefault(early.spoiled, Stop()).would_have_saved += lost
 
     # --- nodes --------------------------------------------------------------------------------------------------
 
@@ -388,12 +316,12 @@ class Session:
             try:
                 output = info.invoke(value, config)
             except ParentCommand as command:
-                self._pass(info, began, _compat.for_this_graph(command))
+                self.counters.passed(info, began, _compat.for_this_graph(command))
                 raise
             except BaseException as error:
                 self._failed(info, None, error)
                 raise
-            self._pass(info, began, output)
+            self.counters.passed(info, began, output)
             return output
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
         try:
@@ -426,12 +354,12 @@ class Session:
             try:
                 output = await info.ainvoke(value, config)
             except ParentCommand as command:
-                self._pass(info, began, _compat.for_this_graph(command))
+                self.counters.passed(info, began, _compat.for_this_graph(command))
                 raise
             except BaseException as error:
                 self._failed(info, None, error)
                 raise
-            self._pass(info, began, output)
+            self.counters.passed(info, began, output)
             return output
         fence, ex, began = Fence(self, info, value), None, time.monotonic()
         try:
@@ -521,7 +449,7 @@ class Session:
             return
         try:
             ex.ended = time.monotonic()
-            self._count(ex, output)
+            self.counters.count(ex, output)
         except Exception as error:
             self.fail(error)
 
@@ -578,15 +506,14 @@ class Session:
     def _settle(self) -> None:
         report = self.report
         try:
-            with self._lock:
-                self._catch_up()
+            self.counters.catch_up()
         except Exception as error:
             self.fail(error)
         report.wall = time.monotonic() - self._opened if report.runs else 0.0
         if self.wait is not None:
             report.waits_claimed = int(self.wait.is_claimed)
             self.wait.forget()
-        report.time_saved = self._saved.total
+        report.time_saved = self.counters.time_saved
         self.emit("end", seconds=report.time_saved)
         self.valuation.close()
         for tracker in self._trackers:

@@ -63,7 +63,7 @@ class Shadows:
         try:
             taken = 0
             async for guess in guesses:
-                self._session.add_tokens(guess.usage.items(), "draft")
+                self._session.counters.add_tokens(guess.usage.items(), "draft")
                 self._session.valuation.guessed(info, guess)
                 if guess.is_empty:
                     continue

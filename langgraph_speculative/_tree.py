@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextvars import Context
 from dataclasses import replace
-from functools import partial
 from math import prod
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -26,6 +25,7 @@ from langgraph_speculative._histories import Histories
 from langgraph_speculative._journal import Journal
 from langgraph_speculative._ledger import Execution, State
 from langgraph_speculative._nodes import LeafInfo, NodeInfo, info_of
+from langgraph_speculative._pruning import Pruning
 from langgraph_speculative._scheduler import NoRoom
 from langgraph_speculative._shadow import Shadows
 from langgraph_speculative._store import overlay_of
@@ -47,6 +47,7 @@ class Tree:
         self._ledger = session.ledger
         self._workers = Workers(session.loop, session.context, session.owner, session.fail)
         self._histories = Histories()
+        self.pruning = Pruning(session, self._histories)
         self._shadows = Shadows(session, self._workers, self._histories, self._propose)
         self._forks = Forks(session, self._workers, self._histories)
         self.early = Early(session, self._workers, self._went_on)
@@ -71,17 +72,17 @@ class Tree:
             confirmed = previous.confirmed_child()
             for child in list(previous.children.values()):
                 if child is not confirmed:
-                    self._kill(child)
+                    self.pruning.kill(child)
             if confirmed is not None:
                 confirmed.parent = None  # what lies above is committed: let it go
                 frame.ahead = confirmed
             previous.children.clear()
             if before.ahead is not None:
-                self._kill(before.ahead)
+                self.pruning.kill(before.ahead)
             for ex in previous.executions:
                 ex.frames.clear()
-            self._release(previous)
-            self.drop(
+            self.pruning.release(previous)
+            self.pruning.drop(
                 self._ledger.discard(
                     lambda ex: self._root(ex) == key and ex.step < frame.step and not self._outlasts(ex)
                 ),
@@ -103,14 +104,8 @@ class Tree:
             below = root.loop.checkpoint_ns
             if len(below) > len(here) and below[: len(here)] == here:
                 del self._roots[key]
-                self._prune_root(root)
-                self.drop(self._ledger.discard(lambda ex, key=key: self._root(ex) == key), "the run passed it")  # type: ignore[misc]
-
-    def _prune_root(self, root: Frame) -> None:
-        root.over = True
-        branches = [*root.children.values(), *(root.twin.children.values() if root.twin else ())]
-        for branch in (*branches, *([root.ahead] if root.ahead else ())):
-            self._kill(branch)
+                self.pruning.prune(root)
+                self.pruning.drop(self._ledger.discard(lambda ex, key=key: self._root(ex) == key), "the run passed it")  # type: ignore[misc]
 
     @staticmethod
     def _root(ex: Execution) -> int:
@@ -155,7 +150,7 @@ class Tree:
         ahead, frame.ahead = frame.ahead, None
         if ahead is not None and ahead is not frame.twin:
             # It came too late: the run executes itself what the branch has just begun, and asks for its own guesses.
-            self._kill(ahead)
+            self.pruning.kill(ahead)
 
     def on_output(self, ex: Execution, output: Any, frozen: Any) -> None:
         """The real run's execution of a node has returned."""
@@ -175,7 +170,7 @@ class Tree:
         core = ex.leaves[0] if ex.leaves else ex
         for frame in list(core.frames):
             for child in list(frame.children.values()):
-                self._kill(child)
+                self.pruning.kill(child)
 
     def _settle(self, core: Execution, output: Any, frozen: Any) -> None:
         """An output is known: judge the guesses at it, prune, and go on from it."""
@@ -187,7 +182,7 @@ class Tree:
         judge(core, frozen, known)
         for frame in list(core.frames):
             for child in frame.refuted_children():
-                self._kill(child)
+                self.pruning.kill(child)
             self._expand(frame)
 
     # --- between turns ------------------------------------------------------------------------------------------
@@ -222,7 +217,7 @@ class Tree:
         for frame in waiting:
             self._roots.pop(id(frame), None)
             if said is None or frame not in said.frames:
-                self._prune_root(frame)
+                self.pruning.prune(frame)
             frame.over = True
             for ex in frame.executions:
                 if ex.shadow is not None:
@@ -234,7 +229,7 @@ class Tree:
         """A run has come that does not go on from here."""
         self.go_on(waiting, None, None, None)
         self._window.clear()
-        self.drop([*dropped, *self._ledger.discard(lambda _: True)], reason)
+        self.pruning.drop([*dropped, *self._ledger.discard(lambda _: True)], reason)
         self._workers.cancel_all()
 
     def in_context(self, context: Context) -> None:
@@ -267,7 +262,7 @@ class Tree:
 
     def _propose(self, core: Execution, guess: Guess, info: NodeInfo) -> None:
         self._session.report.guesses += 1
-        self._session.stats(info).guesses += 1
+        self._session.counters.stats(info).guesses += 1
         self._session.emit("guess", info, core.step, f"confidence {guess.confidence:g}")
         proposal = self._session.valuation.proposal(info, guess, core.guesses)
         core.guesses += 1
@@ -300,7 +295,7 @@ class Tree:
                 proposal.verdict = Verdict.WRONG
         for frame in list(core.frames):
             for child in frame.refuted_children():
-                self._kill(child)
+                self.pruning.kill(child)
 
     def _add(self, core: Execution, proposal: Proposal, info: LeafInfo) -> None:
         """Act on a guess, if it fits the state."""
@@ -502,84 +497,15 @@ class Tree:
                 frozen = None
         self._settle(ex, ex.output, frozen)
 
-    # --- pruning ------------------------------------------------------------------------------------------------
-
-    def _kill(self, frame: Frame) -> None:
-        """End a branch and all below it. What it has launched stays claimable until the run has passed it."""
-        if frame.state is FrameState.DEAD:
-            return
-        frame.state = FrameState.DEAD
-        for child in frame.children.values():
-            self._kill(child)
-        if frame.lent is not None:
-            outer, proposal = frame.lent
-            if proposal.verdict is Verdict.OPEN and not outer.has_output:
-                proposal.verdict = Verdict.WRONG
-                for holder in outer.frames:
-                    for child in holder.refuted_children():
-                        self._kill(child)
-        for ex in frame.executions:
-            if frame in ex.frames:
-                ex.frames.remove(frame)
-            if not ex.frames:
-                if ex.shadow is not None:
-                    ex.shadow.cancel()
-                if ex.control is not None:
-                    ex.control.cancel()
-        frame.parent = None
-        self._release(frame)
-
-    def _release(self, frame: Frame) -> None:
-        """Get a superstep's copied histories back, once nothing of it can still look at them or give them away."""
-        snapshot = frame.snapshot
-        if snapshot is None or not snapshot.loans:
-            return
-        for ex in frame.executions:
-            if any(leaf.is_busy for leaf in (ex, *ex.leaves)) or ex.state in (State.RUNNING, State.FINISHED):
-                return
-            if ex.frames and ex.frame is frame:
-                return
-        outputs = [leaf.output for ex in frame.executions for leaf in (ex, *ex.leaves)]
-        for loan in snapshot.loans:
-            self._histories.give_back(loan, outputs)
-        snapshot.loans.clear()
-
-    def drop(self, executions: Iterable[Execution], reason: str) -> None:
-        """Discard pre-executions that can no longer be claimed."""
-        for ex in executions:
-            if ex.state in (State.RUNNING, State.FINISHED, State.FAILED):
-                self._session.wasted(ex, reason)
-            if ex.state is not State.CLAIMED:
-                ex.state = State.DISCARDED
-            self.cancel(ex)
-            if ex.action is not None:
-                self._session.actions.roll_back([ex])
-            if ex.journal is not None:
-                ex.journal.drop()
-            if ex.frame is not None and ex.frame.state is FrameState.DEAD:
-                if ex.task is not None and not ex.task.done():
-                    ex.when_over(self._ledger.lock, partial(self._release_later, ex.frame))
-                else:
-                    self._release(ex.frame)
-
-    def _release_later(self, frame: Frame) -> None:
-        # The task that is over has still to return.
-        self._session.loop.call_soon(self._release, frame)
-
-    @staticmethod
-    def cancel(ex: Execution) -> None:
-        # An action that is cut off may still act: it comes to its end, and is taken back then.
-        for task in (None if ex.action is not None else ex.task, ex.control, ex.shadow):
-            if task is not None:
-                task.cancel()
+    # --- the end ------------------------------------------------------------------------------------------------
 
     def kill_all(self) -> list[asyncio.Task[Any]]:
         """End everything; the tasks that are still to end."""
         for frame in self._roots.values():
-            self._prune_root(frame)
+            self.pruning.prune(frame)
         self._roots.clear()
         self._window.clear()
-        self.drop(self._ledger.discard(lambda _: True), "the run ended")
+        self.pruning.drop(self._ledger.discard(lambda _: True), "the run ended")
         tasks = self._workers.cancel_all()
         # Let go of the run's loops at once, and not when the garbage collector finds the circles. The tasks of a
         # superstep and their configs lead to its loop too.

@@ -75,7 +75,7 @@ class Valuation:
 
     def answered(self, info: NodeInfo, seconds: float) -> None:
         """The first guess has come."""
-        self._session.stats(info).guess_seconds.add(seconds)
+        self._session.counters.stats(info).guess_seconds.add(seconds)
         self._knowledge.of(info.label).guess_seconds.add(seconds)
 
     def guessed(self, info: NodeInfo, guess: Guess) -> None:
@@ -100,7 +100,7 @@ class Valuation:
         """The guesses of one window of the run have been compared with the output."""
         assert isinstance(core.info, NodeInfo)
         known = self._knowledge.of(core.info.label)
-        stats = self._session.stats(core.info)
+        stats = self._session.counters.stats(core.info)
         stats.windows += 1
         stats.hits += right
         with self._knowledge.lock:
@@ -221,7 +221,7 @@ class Valuation:
         price = self._knowledge.price_of(ex.info)
         if not taken and (price or ex in self._under_way or ex.has_output):
             used = tokens_in(ex.output) if ex.has_output else self._estimate(ex)
-            self._session.add_tokens([(model, round(total)) for model, _, _, total in used], "discarded")
+            self._session.counters.add_tokens([(model, round(total)) for model, _, _, total in used], "discarded")
             self._spent("discarded", ex.info, used, price)
         self._release(ex)
 
@@ -259,7 +259,7 @@ class Valuation:
             usd += self._knowledge.prices.of_tokens(model, (read, written)) or 0.0
             tokens += total
         if usd:
-            spent = self._session.stats(info).usd
+            spent = self._session.counters.stats(info).usd
             spent[kind] = spent.get(kind, 0.0) + usd
         self._knowledge.spending.count(self._purse, kind, tokens, usd)
 
@@ -273,7 +273,7 @@ class Valuation:
 
     def _closed(self, info: LeafInfo, reason: str) -> str:
         if reason:
-            closed = self._session.stats(info).closed
+            closed = self._session.counters.stats(info).closed
             closed[reason] = closed.get(reason, 0) + 1
         return reason
 

@@ -338,7 +338,7 @@ class Wait:
             return
         self._is_other_request = _compat.request_of(loop) != self._request
         if self._is_other_request and (seen := session.ledger.discard(lambda ex: ex.info.sees_request)):
-            session.post(session.tree.drop, seen, "it may have looked at the ids of the request before")
+            session.post(session.tree.pruning.drop, seen, "it may have looked at the ids of the request before")
         turn.before = self._values
         said = self._said(turn.given)
         before = said.frame if said is not None and said.step + 1 == loop.step else None

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 from langchain_core.callbacks import AsyncCallbackHandler, BaseCallbackHandler, CallbackManager
+from langgraph._internal._constants import CONFIG_KEY_CALL, CONFIG_KEY_CHECKPOINT_MAP, CONFIG_KEY_STREAM
 
 from langgraph_speculative import _compat
 from langgraph_speculative._claimant import Claimant
@@ -56,7 +57,7 @@ def claimant(
     **conf: Any,
 ) -> Claimant:
     manager = CallbackManager(list(handlers), parent_run_id=PARENT, inheritable_metadata=real or {NS: "n:real"})
-    config: Any = {"configurable": {_compat.CONFIG_KEY_CALL: None, "checkpoint_ns": "n:real", **conf}}
+    config: Any = {"configurable": {CONFIG_KEY_CALL: None, "checkpoint_ns": "n:real", **conf}}
     return Claimant(
         {**config, "callbacks": manager, "metadata": metadata}, early or {NS: "n:early"}, above or {}, STAND_IN, rename
     )
@@ -133,7 +134,7 @@ def test_an_event_for_one_handler_goes_there_alone() -> None:
 
 def test_without_a_manager_there_is_no_parent() -> None:
     heard = Heard()
-    config: Any = {"configurable": {_compat.CONFIG_KEY_CALL: None}, "callbacks": [heard]}
+    config: Any = {"configurable": {CONFIG_KEY_CALL: None}, "callbacks": [heard]}
     target = Claimant(config, {}, {}, STAND_IN, renamed)
     target.pass_on(("on_text", None, (), {"parent_run_id": STAND_IN, "metadata": {}}, None))
     assert heard.events == [("text", (), {"parent_run_id": None, "metadata": {}})]
@@ -155,7 +156,7 @@ def test_the_branchs_namespace_is_the_claimants() -> None:
 def test_checkpoints_above_are_the_claimants() -> None:
     above = {"": "c-early", "n:early": "d-early", "elsewhere": "e-early"}
     real = {"": "c-real", "n:real": "d-real"}
-    target = claimant(above=above, **{_compat.CONFIG_KEY_CHECKPOINT_MAP: real})
+    target = claimant(above=above, **{CONFIG_KEY_CHECKPOINT_MAP: real})
     value = ["c-early", "d-early", "e-early", "n:early|x", "guess", 1]
     assert target.everywhere(value) == ["c-real", "d-real", "e-early", "n:real|x", "real", 1]
     lock = threading.Lock()
@@ -190,7 +191,7 @@ async def test_custom_chunks_go_to_the_claimants_writer_in_its_context() -> None
 
 def test_chunks_of_graphs_inside_go_to_the_claimants_stream() -> None:
     sent: list[Any] = []
-    target = claimant(**{_compat.CONFIG_KEY_STREAM: sent.append})
+    target = claimant(**{CONFIG_KEY_STREAM: sent.append})
     target.send("chunk", (("n:early", "sub:1"), "values", ["guess", "n:early"]))
     target.send("chunk", (("other:1",), "updates", 1))
     assert sent == [(("n:real", "sub:1"), "values", ["real", "n:real"]), (("other:1",), "updates", 1)]
@@ -239,6 +240,6 @@ async def test_functional_tasks_are_scheduled_in_the_claimants_context() -> None
         return args, kwargs, VAR.get()
 
     VAR.set("of the claimant")
-    target = claimant(**{_compat.CONFIG_KEY_CALL: schedule})
+    target = claimant(**{CONFIG_KEY_CALL: schedule})
     VAR.set("later")
     assert target.call(1, x=2) == ((1,), {"x": 2}, "of the claimant")

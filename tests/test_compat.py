@@ -23,6 +23,8 @@ from langgraph.types import Command, Interrupt, RetryPolicy, Send, interrupt
 from langsmith.utils import get_env_var
 
 from langgraph_speculative import UntestedLangGraphWarning, _compat, speculative
+from langgraph_speculative._compat import _callbacks, _supersteps
+from langgraph_speculative._values import copy_value
 
 
 class State(TypedDict, total=False):
@@ -130,7 +132,7 @@ def test_a_copied_channel_shares_nothing() -> None:
     barrier = NamedBarrierValue(str, {"p", "q"})
     barrier.update(["p"])
     channels = {"l": last, "t": topic, "a": added, "b": barrier}
-    copies = _compat.copy_channels(channels, _compat.copy_value)
+    copies = _compat.copy_channels(channels, copy_value)
     copies["l"].value.append(0)
     copies["t"].values[0].append(0)
     copies["a"].value.append(0)
@@ -262,7 +264,7 @@ def test_a_langgraph_that_lacks_something_runs_plain(monkeypatch: pytest.MonkeyP
     graph = (
         StateGraph(State).add_node("a", _sync).add_node("b", _sync).add_edge(START, "a").add_edge("a", "b").compile()
     )
-    monkeypatch.setattr(_compat, "apply_writes", moved)
+    monkeypatch.setattr(_supersteps, "apply_writes", moved)
     assert "moved" in str(_compat.missing())
     with pytest.warns(UntestedLangGraphWarning, match="runs plain"):
         fast = speculative(graph, speculators={"a": asked.append}, effects={"*": "pure"})
@@ -304,7 +306,7 @@ def test_a_store_that_answers_in_its_own_way_is_not_plain_memory() -> None:
 @pytest.mark.parametrize("kind", [CallbackManager, AsyncCallbackManager])
 def test_every_callback_manager_is_shown(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manager, "_configure", manager._configure)
-    monkeypatch.setattr(_compat, "_watched", [])
+    monkeypatch.setattr(_callbacks, "_watched", [])
     shown: list[Any] = []
     _compat.watch_managers(shown.append)
     _compat.watch_managers(shown.append)

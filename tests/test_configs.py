@@ -22,7 +22,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command, Interrupt, Send
 
 from langgraph_speculative import _compat
-from langgraph_speculative._compat import RunnableCallable, Snapshot
+from langgraph_speculative._compat import RunnableCallable, Snapshot, _callbacks, _supersteps
 from langgraph_speculative._view import Barrier
 
 NS, RUNTIME, CALL, PAD = "checkpoint_ns", "__pregel_runtime", "__pregel_call", "__pregel_scratchpad"
@@ -52,12 +52,12 @@ def test_what_the_installed_langgraph_lacks_is_named(monkeypatch: pytest.MonkeyP
 
     def apply_writes(checkpoint: Any, tasks: Any, trigger_to_nodes: Any) -> None: ...
 
-    monkeypatch.setattr(_compat, "apply_writes", apply_writes)
+    monkeypatch.setattr(_supersteps, "apply_writes", apply_writes)
     assert str(_compat.missing()).endswith("apply_writes(channels, get_next_version)")
 
     def prepare_next_tasks(trigger_to_nodes: Any, for_execution: Any, manager: Any, store: Any) -> None: ...
 
-    monkeypatch.setattr(_compat, "prepare_next_tasks", prepare_next_tasks)
+    monkeypatch.setattr(_supersteps, "prepare_next_tasks", prepare_next_tasks)
     assert str(_compat.missing()).endswith("prepare_next_tasks(updated_channels)")
 
 
@@ -210,7 +210,7 @@ def test_a_namespace_lacks_only_in_a_store_in_memory() -> None:
 def test_a_handler_that_streams_tools_is_known() -> None:
     assert not _compat.streams_tools([])
     assert not _compat.streams_tools([BaseCallbackHandler()])
-    kind = type("Tools", (_compat._ToolHandler,), {"__init__": lambda self: None})
+    kind = type("Tools", (_callbacks._ToolHandler,), {"__init__": lambda self: None})
     assert _compat.streams_tools([BaseCallbackHandler(), kind()])
 
 
@@ -631,9 +631,8 @@ def test_who_would_hear_of_a_call() -> None:
 
 def test_markers_of_the_two_streaming_protocols() -> None:
     kinds = [BaseCallbackHandler]
-    first = type(
-        "First", (BaseCallbackHandler, _compat._StreamingCallbackHandler), {"tap_output_aiter": 0, "tap_output_iter": 0}
-    )
+    taps = {"tap_output_aiter": 0, "tap_output_iter": 0}
+    first = type("First", (BaseCallbackHandler, _callbacks._StreamingCallbackHandler), taps)
     second = type("Second", (BaseCallbackHandler, _compat.StreamingV2), {})
     assert _compat.streaming_markers([k() for k in kinds]) == (False, False)
     assert _compat.streaming_markers([BaseCallbackHandler(), first()]) == (True, False)

@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.messages import AIMessage, ToolMessage
+from langgraph._internal._constants import CONFIG_KEY_READ
 from langgraph.errors import ParentCommand
 from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
-from langgraph_speculative import Event, Policy, _compat, _scheduler
+from langgraph_speculative import Event, Policy, _scheduler
 from langgraph_speculative._branch import Frame, FrameState, Proposal
 from langgraph_speculative._early import Early, journals_of
 from langgraph_speculative._gate import CURRENT
@@ -411,9 +412,9 @@ async def test_code_that_blocks_is_given_synchronous_callbacks(made: Made) -> No
 @pytest.mark.parametrize("step_bound", [True, False])
 async def test_reading_beyond_the_input_spoils_what_is_bound_to_its_step(made: Made, step_bound: bool) -> None:
     async def act(value: Any, config: Any) -> Any:
-        return config["configurable"][_compat.CONFIG_KEY_READ]()
+        return config["configurable"][CONFIG_KEY_READ]()
 
-    read = config(**{_compat.CONFIG_KEY_READ: partial(lambda x: x, "channel")})
+    read = config(**{CONFIG_KEY_READ: partial(lambda x: x, "channel")})
     ex = made.early.start_node(made.frame, node(act=act, step_bound=step_bound), "x", read, ())
     await over(ex)
     assert ex.output == "channel"

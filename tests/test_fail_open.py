@@ -11,8 +11,8 @@ from langgraph.runtime import Runtime
 from langgraph.store.memory import InMemoryStore
 
 from langgraph_speculative import Policy, speculative
+from langgraph_speculative._counters import Counters
 from langgraph_speculative._ledger import Ledger
-from langgraph_speculative._session import Session
 from langgraph_speculative._tree import Tree
 from tests.support import AsyncWorld, Probe, Signal, World, chain
 
@@ -49,7 +49,7 @@ def right(name: str) -> Any:
         (Tree, "on_begin"),
         (Tree, "on_output"),
         (Tree, "_consult"),
-        (Session, "_count"),
+        (Counters, "count"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__name__,
 )

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from langchain_core.messages import HumanMessage
 from langchain_core.runnables import RunnableLambda
+from langgraph._internal._constants import CONFIG_KEY_READ
 from langgraph.channels import BinaryOperatorAggregate, LastValue
 from langgraph.pregel._write import ChannelWrite, ChannelWriteEntry
 
@@ -80,7 +81,7 @@ class Made:
         info = info or NodeInfo(name, effect, "", "", name=name)
         ex = Execution(info, 4, self.frame, State.RUNNING, effect)
         read: Any = partial(lambda *args: args, None, self.loop.channels, {}, None)
-        ex.config = {"configurable": {_compat.CONFIG_KEY_READ: read}}
+        ex.config = {"configurable": {CONFIG_KEY_READ: read}}
         self.frame.executions.append(ex)
         self.frame.tasks.append(
             SimpleNamespace(name=name, path=("pull", name), triggers=["x"], writers=list(writers), writes=deque())

@@ -11,6 +11,7 @@ from langchain_core.callbacks import AsyncCallbackHandler, AsyncCallbackManager,
 from langgraph.checkpoint.base import empty_checkpoint
 
 from langgraph_speculative import _compat
+from langgraph_speculative._compat import _callbacks
 from langgraph_speculative._gate import Gate
 from langgraph_speculative._recorder import Recorder, recorder
 from langgraph_speculative._saver import GateSaver
@@ -85,7 +86,7 @@ async def test_the_same_for_handlers_on_a_loop(ignored: str) -> None:
 
 def test_a_recorder_asks_models_to_stream_as_the_runs_handlers_do() -> None:
     taps = {"tap_output_aiter": None, "tap_output_iter": None}
-    first = type("First", (BaseCallbackHandler, _compat._StreamingCallbackHandler), taps)()
+    first = type("First", (BaseCallbackHandler, _callbacks._StreamingCallbackHandler), taps)()
     second = type("Second", (BaseCallbackHandler, _compat.StreamingV2), {})()
     plain = BaseCallbackHandler()
     for is_sync in (True, False):
@@ -179,7 +180,7 @@ def test_an_event_that_is_held_in_the_moment_of_the_claim_is_told_once() -> None
 
 @pytest.mark.parametrize("is_sync", [True, False])
 async def test_a_tools_own_writer_is_lent_where_the_run_streams_tools(is_sync: bool) -> None:
-    class Tools(_compat._ToolHandler, BaseCallbackHandler):  # type: ignore[misc]
+    class Tools(_callbacks._ToolHandler, BaseCallbackHandler):  # type: ignore[misc]
         def __init__(self) -> None: ...
 
         def on_chain_start(self, *args: Any, **kwargs: Any) -> None: ...

@@ -236,7 +236,7 @@ async def test_an_error_of_ours_at_a_tool_call_leaves_the_run_alone(sync: bool, 
     if where == "begin":
         own.ledger.claim = raises  # type: ignore[method-assign]
     else:
-        own._count = raises  # type: ignore[method-assign]
+        own.counters.count = raises  # type: ignore[method-assign]
     asked = request(config_in(Loop()))
     output = own.run_tool(tool, asked, lambda _: "run") if sync else await own.arun_tool(tool, asked, execute)
     assert output == "run"

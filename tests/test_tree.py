@@ -89,7 +89,7 @@ async def test_a_branch_dies_with_all_below_it() -> None:
     child = below(top)
     grandchild, ended = below(child, None), below(child, Proposal(1, 1.0), state=FrameState.ENDED)
     aside = below(top, None)
-    tree._kill(child)
+    tree.pruning.kill(child)
     assert {f.state for f in (child, grandchild, ended)} == {FrameState.DEAD}
     assert (child.parent, grandchild.parent) == (None, None)
     assert aside.state is FrameState.RUNNING
@@ -104,7 +104,7 @@ async def test_a_dead_branch_lets_its_executions_go_and_their_shadows_end() -> N
     other.executions.append(shared)
     for ex in (own, shared):
         ex.shadow, ex.control, ex.task = Work(), Work(), Work()  # type: ignore[assignment]
-    tree._kill(one)
+    tree.pruning.kill(one)
     assert own.frames == []
     assert own.shadow.is_cancelled  # type: ignore[union-attr]
     assert own.control.is_cancelled  # type: ignore[union-attr]
@@ -114,7 +114,7 @@ async def test_a_dead_branch_lets_its_executions_go_and_their_shadows_end() -> N
     assert shared.frames == [other]
     assert not shared.shadow.is_cancelled  # type: ignore[union-attr]
     assert not shared.control.is_cancelled  # type: ignore[union-attr]
-    tree._kill(other)
+    tree.pruning.kill(other)
     assert shared.shadow.is_cancelled  # type: ignore[union-attr]
 
 
@@ -133,7 +133,7 @@ async def test_what_a_dead_branch_has_lent_is_withdrawn(verdict: Verdict, known:
     on_it, beside = below(parent, lent), below(parent, other)
     inner = below(Frame(loop(checkpoint_ns=("outer",)), 0, parent=None))
     inner.lent = outer, lent
-    tree._kill(inner)
+    tree.pruning.kill(inner)
     assert (lent.verdict is Verdict.WRONG) is withdrawn
     assert (on_it.state is FrameState.DEAD) is withdrawn
     assert beside.state is FrameState.RUNNING
@@ -437,7 +437,7 @@ async def test_copied_histories_come_back_once_nothing_uses_them(what: str) -> N
     ex.leaves.append(execution(state=State.DISCARDED))
     ex.leaves[0].output = loan.copies if what == "holds on" else None
     BUSY.get(what, lambda ex: None)(ex)
-    tree._release(frame)
+    tree.pruning.release(frame)
     assert tree._histories._free == ([loan] if what == "over" else [])
     # What an output holds on to is not asked for again.
     assert bool(frame.snapshot.loans) is (what in BUSY)  # type: ignore[union-attr]
@@ -446,9 +446,9 @@ async def test_copied_histories_come_back_once_nothing_uses_them(what: str) -> N
 async def test_a_frame_without_copies_has_nothing_to_give_back() -> None:
     tree = session().tree
     frame = Frame(loop(), 1, parent=None)
-    tree._release(frame)
+    tree.pruning.release(frame)
     frame.snapshot = SimpleNamespace(loans=[])  # type: ignore[assignment]
-    tree._release(frame)
+    tree.pruning.release(frame)
     assert tree._histories._free == []
 
 
@@ -473,7 +473,7 @@ async def test_what_is_dropped_is_cancelled_and_counted_if_it_ran(state: State, 
     dropped: list[str] = []
     ex.gate = SimpleNamespace(journal=SimpleNamespace(drop=lambda: dropped.append("journal")))  # type: ignore[assignment]
     ex.task, ex.control, ex.shadow = Work(), Work(), Work()  # type: ignore[assignment]
-    own.tree.drop([ex], "why")
+    own.tree.pruning.drop([ex], "why")
     assert own.report.discarded == counted
     assert [e.detail for e in seen if e.kind == "discard"] == ["why"] * counted
     assert ex.state is after
@@ -486,7 +486,7 @@ async def test_why_it_was_spoiled_goes_before_why_it_was_dropped() -> None:
     own = session(hooks=(seen.append,))
     ex = execution()
     ex.spoiled = "its own reason"
-    own.tree.drop([ex], "why")
+    own.tree.pruning.drop([ex], "why")
     assert seen[-1].detail == "its own reason"
 
 
@@ -500,7 +500,7 @@ async def test_a_dropped_executions_frame_gives_its_copies_back(under_way: bool)
     frame.state = FrameState.DEAD
     work = Work(done=not under_way)
     ex.task = work  # type: ignore[assignment]
-    own.tree.drop([ex], "why")
+    own.tree.pruning.drop([ex], "why")
     assert own.tree._histories._free == ([] if under_way else [loan])
     work._done = True
     ex.over(own.ledger.lock)
@@ -739,12 +739,12 @@ async def test_time_saved_is_measured_by_superstep() -> None:
     report = Report()
     own = Session(Policy(), object(), sync=False, trackers=(report,))
     # Step 1: the claimed one, alone, would have taken until 10 + 7; beside it one ran until 12.
-    own._count(ended(10, 11, early_execution(State.CLAIMED, 3, 10)), None)
-    own._count(ended(10, 12), None)
+    own.counters.count(ended(10, 11, early_execution(State.CLAIMED, 3, 10)), None)
+    own.counters.count(ended(10, 12), None)
     # Step 2: claimed, but it took no longer than it would have.
-    own._count(ended(20, 25, early_execution(State.CLAIMED, 19, 22), step=2), None)
+    own.counters.count(ended(20, 25, early_execution(State.CLAIMED, 19, 22), step=2), None)
     # Step 3: what was not taken over saves nothing.
-    own._count(ended(30, 31, early_execution(State.FAILED, 20, 29), step=3), None)
+    own.counters.count(ended(30, 31, early_execution(State.FAILED, 20, 29), step=3), None)
     await own.aclose()
     assert report.time_saved == pytest.approx(17 - 12)
     assert report.steps == 4
@@ -754,13 +754,13 @@ async def test_time_saved_is_measured_by_superstep() -> None:
 async def test_what_a_blocked_call_would_have_saved_is_measured() -> None:
     own = session()
     blocked = early_execution(State.BLOCKED, 4, spoiled="why")
-    own._count(ended(10, 13, blocked), None)  # all of its 3 seconds
+    own.counters.count(ended(10, 13, blocked), None)  # all of its 3 seconds
     assert own.report.stopped["why"].would_have_saved == pytest.approx(3)
-    own._count(ended(5, 9, blocked), None)  # the run was only 1 second behind
+    own.counters.count(ended(5, 9, blocked), None)  # the run was only 1 second behind
     assert own.report.stopped["why"].would_have_saved == pytest.approx(4)
-    own._count(ended(3, 9, blocked), None)  # it was ahead
+    own.counters.count(ended(3, 9, blocked), None)  # it was ahead
     assert own.report.stopped["why"].would_have_saved == pytest.approx(4)
-    own._count(ended(10, 13, early_execution(State.FAILED, 4, spoiled="other")), None)
+    own.counters.count(ended(10, 13, early_execution(State.FAILED, 4, spoiled="other")), None)
     assert "other" not in own.report.stopped
 
 

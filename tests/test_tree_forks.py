@@ -402,7 +402,7 @@ async def test_tokens_of_what_is_dropped_are_counted() -> None:
     for has_output in (True, False):
         ex = execution(state=State.FINISHED)
         ex.output, ex.has_output = {"messages": [said]}, has_output
-        own.tree.drop([ex], "why")
+        own.tree.pruning.drop([ex], "why")
     assert {m: u.discarded for m, u in own.report.usage.items()} == {"m": 3}
 
 
