@@ -395,6 +395,17 @@ def test_no_guess_without_a_speculator_or_a_successor() -> None:
     assert useful(leaf("a", to=["__end__"], guess=True), ends=True) == {"a"}
 
 
+def test_what_means_nothing_to_speculation() -> None:
+    guessed, pure, read, learning = (
+        leaf("guessed", to=["pure"], guess=True),
+        leaf("pure", to=["read"]),
+        leaf("read", READ, to=["learning"]),
+        leaf("learning", learns=True),
+    )
+    mark_useful({n.name: n for n in (guessed, pure, read, learning)}, ends=False)
+    assert [n.name for n in (guessed, pure, read, learning) if n.is_bare] == ["pure"]
+
+
 def test_an_earlier_answer_is_replaced() -> None:
     a = leaf("a", to=["b"], speculate=True)
     b = leaf("b", lends=True)

@@ -123,6 +123,43 @@ async def test_a_lone_node_moves_the_frames_on_where_there_are_branches(what: st
     assert id(loop) in own._frames
 
 
+async def test_a_node_that_means_nothing_to_speculation_passes() -> None:
+    own = session()
+    assert own._passes(node(is_bare=True), config_in(Loop()))
+    assert own.report.steps == 1
+    assert own._frames == {}
+
+
+@pytest.mark.parametrize(
+    "what",
+    ["more", "pre-executed", "branches", "beside another", "turn", "max_concurrency", "broken", "closed", "no loop"],
+)
+async def test_it_does_not_where_it_may_mean_something(what: str) -> None:
+    own = session()
+    if what == "pre-executed":
+        early(own, node("other"))
+    elif what == "branches":
+        own.tree._window.when_within(id(own._frame_of(Loop()).loop), 99, lambda: None)
+    elif what == "turn":
+        own.turn = SimpleNamespace()  # type: ignore[assignment]
+    elif what == "max_concurrency":
+        own.concurrency.limit = 2
+    own.broken, own.closed = what == "broken", what == "closed"
+    config: Any = {"configurable": {}} if what == "no loop" else config_in(Loop(2 if what == "beside another" else 1))
+    assert not own._passes(node(is_bare=what != "more"), config)
+    assert own.report.steps == 0
+    assert not own.report.errors
+
+
+async def test_what_has_moved_in_langgraph_ends_speculation_and_not_the_run() -> None:
+    own = session()
+    loop = Loop()
+    loop.tasks = None  # type: ignore[assignment]
+    assert not own._passes(node(is_bare=True), config_in(loop))
+    assert own.broken
+    assert len(own.report.errors) == 1
+
+
 @pytest.mark.parametrize("what", ["broken", "closed", "no loop"])
 async def test_nothing_is_noted_of_a_run_without_speculation(what: str) -> None:
     own = session()
