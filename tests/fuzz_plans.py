@@ -102,6 +102,7 @@ class Plan:
         policy: Limits of speculation.
         think: Turns of the session's loop between two inputs, while a person's words are guessed; none is guessed at 0.
         seed: Varies what the nodes compute.
+        together: ``max_concurrency`` of the run's config.
     """
 
     nodes: tuple[Node, ...]
@@ -115,6 +116,7 @@ class Plan:
     policy: dict[str, Any]
     think: int
     seed: int
+    together: int | None
 
     @property
     def saver(self) -> bool:
@@ -214,7 +216,11 @@ def _settled(plan: Plan) -> Plan:
         durability = "exit"  # what a task has written is saved by a thread, while the next one may change it already
     stops = plan.stops if plan.saver else (len(NAMES), len(NAMES))
     then = plan.then if plan.saver else tuple(t for t in plan.then if t == "again")
-    return replace(plan, nodes=tuple(nodes), join=join, durability=durability, stops=stops, then=then)
+    # In threads, LangGraph waits for its stream in one of those that it has for the tasks: with one, for ever.
+    together = 2 if plan.sync and plan.together == 1 else plan.together
+    return replace(
+        plan, nodes=tuple(nodes), join=join, durability=durability, stops=stops, then=then, together=together
+    )
 
 
 def _placed(plan: Plan, node: Node) -> Node:
@@ -266,4 +272,5 @@ plans: st.SearchStrategy[Plan] = st.builds(
     ),
     think=st.sampled_from([0, 0, 5, 60]),
     seed=st.integers(0, 6),
+    together=st.sampled_from([None, None, None, 1, 2, 3]),
 ).map(_settled)

@@ -616,7 +616,11 @@ class Bench:
                 yield None if what == "go on" else {"x": self.plan.seed + 1, "turn": -1, "bag": []}
 
     def _config(self) -> Any:
-        return {"recursion_limit": 12, "configurable": {"thread_id": "1"}}
+        return {
+            "recursion_limit": 12,
+            "configurable": {"thread_id": "1"},
+            "max_concurrency": self.plan.together,
+        }
 
     def _kwargs(self) -> dict[str, Any]:
         return {"durability": self.plan.durability} if self.plan.saver else {}
