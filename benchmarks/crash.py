@@ -55,6 +55,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks import _postgres
+from benchmarks._command import plain_environment
 from benchmarks._crash_points import (
     Points,
     WatchedAsyncSaver,
@@ -444,9 +445,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     args = parser.parse_args(argv)
-    for variable in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        os.environ[variable] = "false"
-    os.environ.pop("LANGGRAPH_SPECULATIVE", None)
+    plain_environment()
     databases = ("sqlite", "postgres") if args.database == "both" else (args.database,)
     if "postgres" in databases and importlib.util.find_spec("pgserver") is None:
         parser.error("PostgreSQL comes with pgserver, which is not installed: pip install pgserver, or use sqlite.")

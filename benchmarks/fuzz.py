@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -26,6 +25,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks._command import plain_environment
 from tests.fuzz_plans import Plan, plans
 from tests.fuzz_runs import Early, Hung, check
 
@@ -141,9 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--json", action="store_true", help="print the numbers as JSON")
     args = parser.parse_args(argv)
-    for variable in ("LANGSMITH_TRACING", "LANGCHAIN_TRACING_V2"):
-        os.environ[variable] = "false"
-    os.environ.pop("LANGGRAPH_SPECULATIVE", None)
+    plain_environment()
     console = Console(stderr=True)
     columns = (TextColumn("graphs"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, refresh_per_second=1) as progress:

@@ -1,4 +1,4 @@
-"""Fences: a real call against what was done early in the same part of the world, or takes the room that it needs."""
+"""Fences: a real call against what was done early in the same part of the world, or has taken the room it needs."""
 
 from __future__ import annotations
 

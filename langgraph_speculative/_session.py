@@ -309,17 +309,21 @@ class Session:
         self.report.steps += passes
         return passes
 
+    def _passed_with(self, info: NodeInfo, began: float, error: BaseException) -> None:
+        """An execution that needed no more than to be counted has raised, or left for its parent."""
+        if isinstance(error, ParentCommand):
+            self.counters.passed(info, began, _compat.for_this_graph(error))
+        else:
+            self._failed(info, None, error)
+
     def run_node(self, info: NodeInfo, value: Any, config: RunnableConfig) -> Any:
         """Execute a node for a synchronous real run."""
         if self._passes(info, config):
             began = time.monotonic()
             try:
                 output = info.invoke(value, config)
-            except ParentCommand as command:
-                self.counters.passed(info, began, _compat.for_this_graph(command))
-                raise
             except BaseException as error:
-                self._failed(info, None, error)
+                self._passed_with(info, began, error)
                 raise
             self.counters.passed(info, began, output)
             return output
@@ -353,11 +357,8 @@ class Session:
             began = time.monotonic()
             try:
                 output = await info.ainvoke(value, config)
-            except ParentCommand as command:
-                self.counters.passed(info, began, _compat.for_this_graph(command))
-                raise
             except BaseException as error:
-                self._failed(info, None, error)
+                self._passed_with(info, began, error)
                 raise
             self.counters.passed(info, began, output)
             return output

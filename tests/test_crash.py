@@ -32,8 +32,8 @@ def test_a_killed_run_leaves_what_the_plain_run_would_have_left(database: str, k
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout)
     assert (found["kills"], found["mismatches"]) == (kills, 0)
-    # How much is done early before the kill depends on the machine.
-    early = ("claims", "left_begun", "left_done", "left_committing")
+    # How far a run comes before the kill depends on the machine: on the slower database it may not come to a claim.
+    early = ("claims",) if database == "sqlite" else ("claims", "left_begun", "left_done", "left_committing")
     assert sum(found.get(what, 0) for what in early) > 0
 
 

@@ -11,7 +11,6 @@ speculative result differs from the plain one, or if something could not be meas
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -22,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks._command import RichMeter
+from benchmarks._command import RichMeter, to_json
 from benchmarks.paper._parts import SYSTEMS, Group, Measured, Part, Row, Settings, module, part
 
 Table = dict[str, tuple[Row, Measured]]
@@ -68,11 +67,7 @@ def measure(parts: Mapping[str, Part], settings: Settings, out: Path) -> tuple[T
 
 def as_json(table: Table) -> str:
     """``{row: {"value": ..., "bar": ..., "better": ...}}``; the value of a row that failed is null."""
-    out = {}
-    for name, (row, measured) in table.items():
-        value = None if measured.value != measured.value else round(measured.value, 4)
-        out[name] = {"value": value, "bar": row.bar, "better": row.better}
-    return json.dumps(out, indent=2)
+    return to_json({name: m for name, (_, m) in table.items()}, {name: row for name, (row, _) in table.items()})
 
 
 def as_markdown(table: Table, skipped: Sequence[str]) -> str:

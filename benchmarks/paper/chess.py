@@ -68,16 +68,13 @@ async def _replays(games: Sequence[Recorded], configs: Sequence[tuple[int, int]]
         chess_game.same_game(expected[0], found[0])
         saved[config].append(1 - found[1] / expected[1])
 
-    async def one(game: Recorded) -> None:
-        before[game] = await plain(game)
-        for config in configs:
-            if config[0] == BREADTH:
-                add(config, before[game], await fast(game, *config))
-        settings.meter.advance()
-
-    async def lane(games: Sequence[Recorded]) -> None:
-        for game in games:
-            await one(game)
+    async def lane(some: Sequence[Recorded]) -> None:
+        for game in some:
+            before[game] = await plain(game)
+            for config in configs:
+                if config[0] == BREADTH:
+                    add(config, before[game], await fast(game, *config))
+            settings.meter.advance()
 
     # Games wait most of their time: two at once do not get in each other's way.
     await asyncio.gather(lane(games[::2]), lane(games[1::2]))
